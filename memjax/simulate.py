@@ -137,12 +137,15 @@ def _bytes_at(problem: Problem, order: Sequence[int], held: Sequence[Held]) -> t
     arrives = [0] * (len(order) + 1)
     leaves = [0] * (len(order) + 1)
     overwritten = [0] * (len(order) + 1)
+    kept_to_the_end = set(problem.outputs)
     for copy in held:
         size = problem.value_bytes[copy.value]
         arrives[copy.start] += size
         leaves[copy.stop] += size
         last = copy.stop - 1
-        if copy.start < last and copy.value in problem.nodes[order[last]].in_place:
+        if copy.value in kept_to_the_end or copy.start == last:
+            continue
+        if copy.value in problem.nodes[order[last]].in_place:
             overwritten[last] += size
     result = []
     before = problem.base_bytes

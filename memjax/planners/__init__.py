@@ -1,0 +1,1 @@
+"""Planners: `Problem` + budget → `Solution`. One algorithm a file."""
