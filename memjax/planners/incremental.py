@@ -80,7 +80,8 @@ class Schedule:
     @property
     def peaks(self) -> NDArray[np.int64]:
         """The highest bytes in each stage, shape (nodes,). A view: do not write."""
-        return self._levels[1]
+        peaks: NDArray[np.int64] = self._levels[1]
+        return peaks
 
     def order(self) -> tuple[int, ...]:
         """The schedule as node indices."""

@@ -1,0 +1,296 @@
+"""Ruin and recreate: take a few recomputations away, put back what the budget asks for.
+
+In: a `Schedule`, a budget, a seed. Out: the same schedule, changed.
+
+The *excess* of a schedule is the sum over stages of the bytes above the budget. One round
+of the search (Schrimpf et al., *Record breaking optimization results using the ruin and
+recreate principle*, 2000):
+
+1. ruin: remove one to four recomputations, close to each other in time or at random;
+2. recreate: while a stage is above the budget, take the highest one, rank the idle gaps
+   that span it by cost over excess saved (with noise), try the best few exactly, and keep
+   the best. A try recomputes the inputs of a recomputation too where that saves more than
+   holding them (`_try_run`), so that chains appear at once and not link by link;
+3. prune: remove recomputations that the budget does not need;
+4. accept the outcome as annealing would (Li et al., *FastSA*, 2023, anneal over single
+   additions and removals).
+
+All randomness is drawn from the seed, and work is counted in changes of the schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Sequence
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memjax.planners.incremental import Schedule
+
+Run = tuple[int, int]
+"""(stage, node) of a recomputation."""
+
+TRIES = 6  # gaps tried exactly for each that is chosen; more is slower and not better
+DEPTH = 3  # links of a chain of recomputations that are tried at once
+SAMPLE = 40  # recomputations whose inputs are looked at for further gaps
+
+
+class Search:
+    """A schedule on its way to a budget.
+
+    Attributes:
+        extra: keys of the recomputations, ascending.
+        work: changes made to the schedule so far.
+    """
+
+    def __init__(self, schedule: Schedule, budget_bytes: int, seed: int = 0) -> None:
+        self.schedule = schedule
+        self.budget = budget_bytes
+        self.random = Random(seed)
+        self.noise = np.random.RandomState(seed)  # its stream is frozen across versions
+        self.extra = [t * schedule.step + v for t, v in schedule.extra_runs()]
+        self.work = 0
+        self.plain = schedule.problem.total_cost
+        self.weight = 2 * self.plain / max(1, budget_bytes)
+        self._collect_gaps()
+
+    def _collect_gaps(self) -> None:
+        """Idle gaps of the plain schedule as arrays: node, stages at either end, bytes, cost."""
+        problem = self.schedule.problem
+        gaps: list[tuple[int, int, int, int]] = []
+        for index, node in enumerate(problem.nodes):
+            if not node.recomputable:
+                continue
+            for value in node.outputs:
+                before = index
+                for reader in problem.consumers[value]:
+                    if reader > before + 1:
+                        gaps.append((index, before, reader, problem.value_bytes[value]))
+                    before = reader
+        table = np.array(gaps, np.int64).reshape(-1, 4)
+        self._node, self._from, self._to = (table[:, i].copy() for i in range(3))
+        self._bytes = table[:, 3].astype(float)
+        costs = np.array(self.schedule.costs, float)
+        self._cost = costs[self._node] + 1e-9 * max(1e-30, self.plain)
+
+    def excess(self) -> float:
+        """Bytes above the budget, summed over stages."""
+        return float(np.maximum(self.schedule.peaks - self.budget, 0).sum())
+
+    def score(self) -> float:
+        """What the search makes small: the cost of recomputation, and the excess, weighed."""
+        return self.schedule.cost - self.plain + self.weight * self.excess()
+
+    def runs(self) -> list[Run]:
+        """The recomputations as (stage, node)."""
+        return [divmod(key, self.schedule.step) for key in self.extra]
+
+    def add(self, run: Run) -> None:
+        """Recompute `node` in `stage`."""
+        stage, node = run
+        self.schedule.add(node, stage)
+        insort(self.extra, stage * self.schedule.step + node)
+        self.work += 1
+
+    def remove(self, run: Run) -> None:
+        """Undo `add(run)`."""
+        stage, node = run
+        self.schedule.remove(node, stage)
+        del self.extra[bisect_left(self.extra, stage * self.schedule.step + node)]
+        self.work += 1
+
+    def go_to(self, runs: Iterable[Run]) -> None:
+        """Change the schedule so that it has these recomputations and no others."""
+        step = self.schedule.step
+        target = {t * step + v for t, v in runs}
+        present = set(self.extra)
+        for key in [k for k in self.extra if k not in target]:
+            self.remove(divmod(key, step))
+        for key in sorted(target - present):
+            self.add(divmod(key, step))
+
+    def recreate(self, noise: float, work: int = 2_000) -> bool:
+        """Add recomputations until the budget is met.
+
+        Args:
+            noise: spread of the random factor on a gap's rank; 0 for none.
+            work: changes after which to give up.
+
+        Returns:
+            Whether the budget is met; False where no single chain brings it closer.
+        """
+        limit = self.work + work
+        while self.work < limit:
+            over = np.maximum(self.schedule.peaks - self.budget, 0)
+            stage = int(over.argmax())
+            if over[stage] == 0:
+                return True
+            if not self._relieve(stage, over, noise):
+                return False
+        return False
+
+    def _relieve(self, stage: int, over: NDArray[np.int64], noise: float) -> bool:
+        before = float(over.sum())
+        best: tuple[float, list[Run]] | None = None
+        for run in self._gaps_across(stage, over, noise) + self._gaps_of_extra(stage):
+            if run[1] in self.schedule.stages[run[0]]:
+                continue
+            chain, after = self._try_run(run, DEPTH)
+            for link in reversed(chain):
+                self.schedule.remove(link[1], link[0])
+            self.work += 2 * len(chain)
+            if after >= before:
+                continue
+            cost = sum(self.schedule.costs[node] for _, node in chain) + 1e-9 * self.plain
+            ratio = cost * math.exp(noise * self.random.gauss(0, 1)) / (before - after)
+            if best is None or ratio < best[0]:
+                best = ratio, chain
+        if best is None:
+            return False
+        for run in best[1]:
+            self.add(run)
+        return True
+
+    def _gaps_across(self, stage: int, over: NDArray[np.int64], noise: float) -> list[Run]:
+        """The best few idle gaps of the plain schedule that span a stage."""
+        within = len(self.schedule.stages[stage]) > 1
+        spans = (self._from < stage) & (self._to >= stage if within else self._to > stage)
+        index = np.flatnonzero(spans)
+        sums = np.concatenate(([0], np.cumsum(over)))
+        counts = np.concatenate(([0], np.cumsum(over > 0)))
+        low, high = self._from[index] + 1, self._to[index]
+        spanned = np.maximum(counts[high] - counts[low], 1)
+        most = np.maximum(sums[high] - sums[low], over[stage])
+        saved = np.minimum(self._bytes[index] * spanned, most)
+        ranks = self._cost[index] / np.maximum(saved, 1e-9)
+        if noise:
+            ranks = ranks * np.exp(noise * self.noise.standard_normal(len(index)))
+        taken: list[Run] = []
+        for place in np.argsort(ranks, kind="stable")[: 4 * TRIES]:
+            gap = index[place]
+            run = int(self._to[gap]), int(self._node[gap])
+            if run not in taken and run[1] not in self.schedule.stages[run[0]]:
+                taken.append(run)
+            if len(taken) == TRIES:
+                break
+        return taken
+
+    def _gaps_of_extra(self, stage: int) -> list[Run]:
+        """Idle gaps that span a stage because a recomputation reads a value late."""
+        schedule = self.schedule
+        later = self.extra[bisect_right(self.extra, (stage + 1) * schedule.step) :]
+        if len(later) > SAMPLE:
+            later = [later[i] for i in sorted(self.random.sample(range(len(later)), SAMPLE))]
+        taken: dict[Run, None] = {}
+        for key in later:
+            target, node = divmod(key, schedule.step)
+            for value, _, producer in schedule.ins[node]:
+                if not schedule.problem.nodes[producer].recomputable:
+                    continue
+                if self._read_before(value, producer, key) // schedule.step < stage:
+                    taken[(target, producer)] = None
+        return list(taken)
+
+    def _read_before(self, value: int, producer: int, key: int) -> int:
+        """The key of the last read before `key` of the copy read there, or of its start."""
+        runs, uses = self.schedule.runs[producer], self.schedule.uses[value]
+        here = bisect_left(uses, key)
+        start = runs[bisect_left(runs, key) - 1]
+        return max(start, uses[here - 1]) if here else start
+
+    def _try_run(self, run: Run, depth: int) -> tuple[list[Run], float]:
+        """Add a run, and runs of its inputs where that lowers the excess further."""
+        schedule = self.schedule
+        stage, node = run
+        schedule.add(node, stage)
+        chain, after = [run], self.excess()
+        if depth == 0:
+            return chain, after
+        for value, _, producer in schedule.ins[node]:
+            if not self._is_held_for(value, producer, stage * schedule.step + node):
+                continue
+            more, lower = self._try_run((stage, producer), depth - 1)
+            if lower < after:
+                after = lower
+                chain += more
+                continue
+            for link in reversed(more):
+                schedule.remove(link[1], link[0])
+            self.work += 2 * len(more)
+        return chain, after
+
+    def _is_held_for(self, value: int, producer: int, key: int) -> bool:
+        """Whether a value is held across a stage above the budget for one read alone."""
+        schedule = self.schedule
+        stage = key // schedule.step
+        if not schedule.problem.nodes[producer].recomputable:
+            return False
+        if producer in schedule.stages[stage]:
+            return False
+        if schedule.last_read(value, producer, key)[1] != key:
+            return False
+        since = self._read_before(value, producer, key) // schedule.step + 1
+        return since < stage and int(schedule.peaks[since:stage].max()) > self.budget
+
+    def prune(self, runs: Sequence[Run]) -> None:
+        """Remove, in this order, each run without which the budget is still met."""
+        for run in runs:
+            self.remove(run)
+            if int(self.schedule.peaks.max()) > self.budget:
+                self.add(run)
+
+    def dearest(self, runs: Iterable[Run], per_byte: bool = False) -> list[Run]:
+        """Runs by falling cost, or by falling cost for each byte that they write."""
+        costs, written = self.schedule.costs, self.schedule.written
+        if per_byte:
+            return sorted(runs, key=lambda r: (-costs[r[1]] / max(1, written[r[1]]), r))
+        return sorted(runs, key=lambda r: (-costs[r[1]], r))
+
+    def improve(self, work: int) -> None:
+        """Rounds of ruin and recreate until `work` changes are made; ends at the best seen."""
+        start, limit = self.work, self.work + work
+        current = self.runs()
+        score = self.score()
+        best, best_score, heat = current, score, 0.02 * score
+        while self.work < limit and current:
+            before = self.work
+            for run in self._ruined(current):
+                self.remove(run)
+            if self.recreate(0.5):
+                self.prune(self._to_prune(current))
+            outcome = self.score()
+            cool = heat * (limit - self.work) / (limit - start)
+            if self._accepts(outcome - score, cool):
+                current, score = self.runs(), outcome
+            else:
+                self.go_to(current)
+            if score < best_score - 1e-12 * self.plain:
+                best, best_score = current, score
+            self.work += before == self.work
+        self.go_to(best)
+
+    def _accepts(self, worse: float, heat: float) -> bool:
+        if worse <= 0:
+            return True
+        return heat > 0 and self.random.random() < math.exp(-worse / heat)
+
+    def _ruined(self, current: Sequence[Run]) -> list[Run]:
+        """One to four runs, close to each other in time or at random."""
+        size = min(len(current), self.random.choice((1, 1, 2, 2, 3, 4)))
+        if self.random.random() < 0.5:
+            return self.random.sample(current, size)
+        centre = self.random.randrange(len(current))
+        low = max(0, min(centre - 4, len(current) - 8))
+        return self.random.sample(current[low : low + 8], size)
+
+    def _to_prune(self, before: Sequence[Run]) -> list[Run]:
+        """The new runs, and some of the old ones, dearest first."""
+        runs = self.runs()
+        if len(runs) <= SAMPLE:
+            return self.dearest(runs)
+        old = set(before)
+        new = [run for run in runs if run not in old]
+        return self.dearest({*new, *self.random.sample(runs, SAMPLE // 2)})
