@@ -1,0 +1,143 @@
+"""What differs between JAX versions, and all use of what JAX does not document.
+
+Supported: jax 0.10.2 (the newest for Python 3.11) to the newest. Everything else in memjax
+sees jaxprs through the functions of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from jax._src import source_info_util
+from jax.extend import core as jex
+
+Literal = jex.Literal
+DropVar = jex.DropVar
+NameStack = source_info_util.NameStack
+
+JIT_PRIMITIVES = frozenset({"jit", "pjit"})
+INLINED_CALLS = frozenset(
+    {
+        "closed_call",
+        "core_call",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
+    }
+)
+CHECKPOINT_PRIMITIVES = frozenset({"checkpoint", "remat", "remat2"})
+
+
+def jaxpr_parts(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A jaxpr and its constants, from what a version calls a closed jaxpr.
+
+    Up to 0.10 that is a `ClosedJaxpr` round a `Jaxpr`; from 0.11 a `Jaxpr` holds its own.
+    """
+    consts = tuple(getattr(jaxpr, "consts", ()))
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    return inner, consts
+
+
+def inlinable_body(eqn: Any) -> Any | None:
+    """The body of a call that loses nothing when it is inlined, or None.
+
+    A nested `jit` that sets shardings, layouts or compiler options stays a call.
+    """
+    name = eqn.primitive.name
+    if name in JIT_PRIMITIVES:
+        return eqn.params["jaxpr"] if _is_plain_jit(eqn.params) else None
+    if name in INLINED_CALLS:
+        return eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
+    return None
+
+
+def _is_plain_jit(params: dict[str, Any]) -> bool:
+    shardings = (*params.get("in_shardings", ()), *params.get("out_shardings", ()))
+    layouts = (*params.get("in_layouts", ()), *params.get("out_layouts", ()))
+    return (
+        all(type(s).__name__ == "UnspecifiedValue" for s in shardings)
+        and all(layout is None for layout in layouts)
+        and not params.get("compiler_options_kvs", ())
+    )
+
+
+def call_name(eqn: Any) -> str:
+    """How JAX shows a nested call in name stacks."""
+    name = eqn.params.get("name")
+    return f"{eqn.primitive.name}({name})" if name else str(eqn.primitive.name)
+
+
+def sub_jaxprs(eqn: Any) -> Iterator[Any]:
+    """Every jaxpr among an eqn's parameters, in the order of the parameters' names."""
+    for key in sorted(eqn.params):
+        value = eqn.params[key]
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(item, "eqns") and hasattr(item, "outvars"):
+                yield item
+
+
+def loop_length(eqn: Any) -> int:
+    """How often an eqn runs its bodies: a scan's length; 1 where nobody knows (while)."""
+    return int(eqn.params["length"]) if eqn.primitive.name == "scan" else 1
+
+
+def name_stack_of(eqn: Any) -> NameStack:
+    """The module path and transforms under which an eqn was traced."""
+    return eqn.source_info.name_stack
+
+
+def user_frame(traceback: Any) -> str | None:
+    """`file:line (function)` of the user's own frame in a traceback, or None.
+
+    Frames of JAX are filtered by JAX itself; those of installed packages (Flax, Optax) are
+    skipped where a frame outside of them exists.
+    """
+    if traceback is None:
+        return None
+    first = None
+    for frame in source_info_util.user_frames(traceback):
+        text = f"{frame.file_name}:{frame.start_line} ({frame.function_name.split('.')[-1]})"
+        first = first or text
+        if "site-packages" not in frame.file_name and "dist-packages" not in frame.file_name:
+            return text
+    return first
+
+
+
+
+def bind(eqn: Any, name_stack: NameStack, operands: Sequence[Any]) -> list[Any]:
+    """Run an eqn on new operands under its own name stack, source line and context."""
+    primitive = eqn.primitive
+    params = primitive.get_bind_params(eqn.params)
+    functions: Sequence[Any] = ()
+    if isinstance(params, tuple):  # (functions, params): the form of older versions
+        functions, params = params
+    full_stack = source_info_util.current_name_stack() + name_stack
+    context = source_info_util.user_context(eqn.source_info.traceback, name_stack=full_stack)
+    with context, eqn.ctx.manager:
+        result = primitive.bind(*functions, *operands, **params)
+    return list(result) if primitive.multiple_results else [result]
+
+
+def is_tracer(leaf: Any) -> bool:
+    """Whether a leaf stands for a value under an outer transformation."""
+    return isinstance(leaf, jax.core.Tracer)
+
+
+def aval_bytes(aval: Any) -> int:
+    """Bytes of an aval; 0 for tokens and other things that take none."""
+    shape = getattr(aval, "shape", None)
+    dtype = getattr(aval, "dtype", None)
+    if shape is None or dtype is None:
+        return 0
+    size = 1
+    for dimension in shape:
+        size *= int(dimension)
+    return size * int(dtype.itemsize)
+
+
+def replace_eqn(eqn: Any, **changes: Any) -> Any:
+    """A copy of an eqn with other `params`, `invars` or `outvars`."""
+    return eqn.replace(**changes)

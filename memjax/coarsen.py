@@ -1,0 +1,99 @@
+"""Fold a `LivenessGraph` and its costs into the `Problem` that planners solve.
+
+In: graph, seconds by eqn, what is held for the whole step. Out: a `Coarse`: the problem, and
+which eqn and which value each of its nodes and values stands for.
+
+Nodes are the eqns that store something; free eqns are folded into their readers, which
+costs no plan anything, since a free value has no bytes. Arguments and captured constants are
+no values of the problem: XLA holds them for the whole step (`base_bytes`). So it does
+results, wherever they are written; they have no bytes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from memjax import cost, primitives
+from memjax.backends import Backend
+from memjax.liveness import LivenessGraph
+from memjax.problem import Node, Problem
+
+SMALL_FRACTION = 1 / 4096
+"""Nodes that write less than this part of the largest value are never run again."""
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """A problem and what it stands for.
+
+    Attributes:
+        problem: for the planners.
+        eqn_of_node: eqn index by node.
+        value_of: program value id by problem value id.
+        graph: where it came from.
+    """
+
+    problem: Problem
+    eqn_of_node: tuple[int, ...]
+    value_of: tuple[int, ...]
+    graph: LivenessGraph
+
+    @cached_property
+    def node_of_eqn(self) -> dict[int, int]:
+        """Node by eqn index."""
+        return {eqn: node for node, eqn in enumerate(self.eqn_of_node)}
+
+
+def coarsen(
+    graph: LivenessGraph, seconds: Sequence[float], backend: Backend, base_bytes: int = 0
+) -> Coarse:
+    """Build the problem of a program.
+
+    Args:
+        graph: liveness of the program.
+        seconds: cost of each eqn, by eqn index.
+        backend: whose matmuls copy what.
+        base_bytes: bytes held for the whole step: arguments, and results without an alias.
+    """
+    program = graph.program
+    eqns = [i for i, eqn in enumerate(program.eqns) if graph.is_node(eqn)]
+    values = [v for i in eqns for v in program.eqns[i].outputs if not graph.free[v]]
+    new_id = {value: index for index, value in enumerate(values)}
+    sizes = tuple(0 if v in program.result_values else program.value_bytes[v] for v in values)
+    small = max(sizes, default=0) * SMALL_FRACTION
+
+    def node(index: int) -> Node:
+        eqn = program.eqns[index]
+        inputs = tuple(new_id[v] for v in graph.stored_reads[index] if v in new_id)
+        outputs = tuple(new_id[v] for v in eqn.outputs if v in new_id)
+        written = sum(sizes[v] for v in outputs)
+        return Node(
+            cost=seconds[index],
+            inputs=inputs,
+            outputs=outputs,
+            workspace_bytes=cost.workspace_bytes(eqn.raw, backend),
+            recomputable=not eqn.has_effects and written > small,
+            in_place=_overwritable(graph, index, new_id),
+            name=eqn.primitive,
+        )
+
+    problem = Problem(
+        nodes=tuple(node(i) for i in eqns),
+        value_bytes=sizes,
+        outputs=tuple(new_id[v] for v in values if v in program.result_values),
+        base_bytes=base_bytes,
+        name=program.name,
+    )
+    return Coarse(problem, tuple(eqns), tuple(values), graph)
+
+
+def _overwritable(graph: LivenessGraph, index: int, new_id: dict[int, int]) -> tuple[int, ...]:
+    """The operand that XLA updates in place. It does not for elementwise fusions: it could,
+    but assigns buffers of a scheduled program without sharing operands with results."""
+    eqn = graph.program.eqns[index]
+    target = eqn.inputs[0] if eqn.inputs else None
+    if not eqn.primitive.startswith(primitives.UPDATES_IN_PLACE) or target not in new_id:
+        return ()
+    return (new_id[target],) if isinstance(target, int) else ()

@@ -1,0 +1,155 @@
+"""Values, their lives, and which of them XLA never stores.
+
+In: a `Program`. Out: a `LivenessGraph`.
+
+Definitions
+
+1. A value is *free* where XLA does not store it: it is structural or tiny, or it is
+   elementwise, everybody who reads it fuses what it reads, and either a single eqn reads it
+   or it is a cheap function of at most one large stored value. (Several readers of a
+   function of two large values would keep both alive; XLA stores it.)
+2. The *stored* values of a free one are what is left when free values are traced back to
+   what they are computed from: what must be alive wherever the free value is read.
+3. The live range of a stored value is `[its eqn, one past its last reader)`, where an eqn
+   that reads a free value reads the stored values behind it.
+
+All positions are eqn indices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from memjax import primitives
+from memjax.trace import Eqn, Program
+
+if TYPE_CHECKING:
+    import networkx
+
+SCALAR_BYTES = 256
+"""Values up to this size are counted but never worth a decision."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A stretch `[start, stop)` of a value's live range in which nobody reads it."""
+
+    value: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class LivenessGraph:
+    """Who reads what, with free values traced back to stored ones.
+
+    Attributes:
+        program: what was analysed.
+        free: whether each value is free, by value id.
+        stored_reads: for each eqn, the stored values that must be alive when it runs;
+            arguments and constants included.
+        sources: for each free value, the stored values behind it; empty for stored ones.
+    """
+
+    program: Program
+    free: tuple[bool, ...]
+    stored_reads: tuple[tuple[int, ...], ...]
+    sources: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """For each stored value, the eqns with a stored output, or effects, that read it."""
+        readers: list[list[int]] = [[] for _ in self.program.avals]
+        for index, eqn in enumerate(self.program.eqns):
+            if not self.is_node(eqn):
+                continue
+            for value in self.stored_reads[index]:
+                readers[value].append(index)
+        return tuple(tuple(r) for r in readers)
+
+    def is_node(self, eqn: Eqn) -> bool:
+        """Whether an eqn does work of its own, rather than inside its readers' fusions."""
+        return eqn.has_effects or not all(self.free[v] for v in eqn.outputs)
+
+    def gaps(self, value: int) -> tuple[Gap, ...]:
+        """The idle gaps of a stored value, in order."""
+        uses = (self.program.producer[value], *self.readers[value])
+        if value in self.program.result_values:
+            uses = (*uses, len(self.program.eqns))
+        return tuple(
+            Gap(value, start + 1, stop)
+            for start, stop in zip(uses, uses[1:], strict=False)
+            if stop > start + 1
+        )
+
+    def to_networkx(self) -> networkx.DiGraph:
+        """The graph to explore: eqns as nodes, stored values as edges.
+
+        Node attributes: `primitive`, `source`, `name_stack`. Edge attributes: `value`,
+        `bytes`, `gap` (eqns between the two ends).
+        """
+        import networkx
+
+        graph = networkx.DiGraph()
+        for index, eqn in enumerate(self.program.eqns):
+            if self.is_node(eqn):
+                graph.add_node(
+                    index,
+                    primitive=eqn.primitive,
+                    source=eqn.source,
+                    name_stack=str(eqn.name_stack),
+                )
+        for value, readers in enumerate(self.readers):
+            producer = self.program.producer[value]
+            if producer < 0:
+                continue
+            for reader in readers:
+                graph.add_edge(
+                    producer,
+                    reader,
+                    value=value,
+                    bytes=self.program.value_bytes[value],
+                    gap=reader - producer - 1,
+                )
+        return graph
+
+
+def liveness(program: Program) -> LivenessGraph:
+    """Find the free values of a program and what stands behind each of them."""
+    free = [False] * len(program.avals)
+    sources: list[tuple[int, ...]] = [()] * len(program.avals)
+    stored_reads = []
+    for eqn in program.eqns:
+        behind: dict[int, None] = {}
+        for value in eqn.reads:
+            behind.update(dict.fromkeys(sources[value] if free[value] else (value,)))
+        stored_reads.append(tuple(behind))
+        if _is_free(program, eqn, stored_reads[-1]):
+            free[eqn.outputs[0]] = True
+            sources[eqn.outputs[0]] = stored_reads[-1]
+    return LivenessGraph(program, tuple(free), tuple(stored_reads), tuple(sources))
+
+
+def _is_free(program: Program, eqn: Eqn, stored_reads: tuple[int, ...]) -> bool:
+    if len(eqn.outputs) != 1 or eqn.has_effects or eqn.primitive not in primitives.FUSIBLE:
+        return False
+    output = eqn.outputs[0]
+    if output in program.result_values:
+        return False
+    size = program.value_bytes[output]
+    if eqn.primitive in primitives.STRUCTURAL or size <= SCALAR_BYTES:
+        return True
+    readers = program.consumers[output]
+    if not all(program.eqns[r].primitive in primitives.FUSES_OPERANDS for r in readers):
+        return False
+    if len(readers) <= 1:
+        return True
+    large = [v for v in stored_reads if _is_large(program, v, size)]
+    return eqn.primitive in primitives.CHEAP and len(large) <= 1
+
+
+def _is_large(program: Program, value: int, size: int) -> bool:
+    """Whether holding `value` weighs against storing a value of `size` bytes instead."""
+    return program.producer[value] >= 0 and 8 * program.value_bytes[value] >= size

@@ -1,0 +1,104 @@
+"""Bring a program into an order, and a form, that holds less: before any decision.
+
+In: a `Program`. Out: a `Program` that computes the same.
+
+`consume_early` moves what nothing heavy depends on, in a train step the optimizer's update
+of each parameter, directly behind what it reads, so that gradients are freed as they
+appear. `swap_transposed_matmuls` turns `(a b)ᵀ` into `bᵀ aᵀ` where that spares a copy of
+the larger operand on backends that want the left one row by row. The products and sums are
+the same; their order inside a matmul is the backend's, as ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from memjax import _compat, primitives
+from memjax.trace import Eqn, Program
+
+_MOVABLE = primitives.FUSES_OPERANDS
+
+
+def consume_early(program: Program) -> Program:
+    """Place every movable eqn without a heavy eqn after it as early as its inputs allow.
+
+    Eqns with effects and all others keep their order; ties keep theirs, too.
+    """
+    tail = _tail(program)
+    place: list[tuple[int, int]] = []
+    for index, eqn in enumerate(program.eqns):
+        producers = [program.producer[v] for v in eqn.reads if program.producer[v] >= 0]
+        earliest = max((place[p][0] for p in producers), default=-1)
+        place.append((earliest, index) if tail[index] and earliest >= 0 else (index, index))
+    # An anchor runs before the tail eqns that were moved to it.
+    ranked = sorted(range(len(place)), key=lambda i: (place[i][0], tail[i], place[i][1]))
+    return replace(program, eqns=tuple(program.eqns[i] for i in ranked))
+
+
+def _tail(program: Program) -> list[bool]:
+    """Whether neither an eqn nor anything that depends on it is heavy."""
+    tail = [False] * len(program.eqns)
+    for index in range(len(program.eqns) - 1, -1, -1):
+        eqn = program.eqns[index]
+        tail[index] = (
+            eqn.primitive in _MOVABLE
+            and not eqn.has_effects
+            and all(tail[c] for v in eqn.outputs for c in program.consumers[v])
+        )
+    return tail
+
+
+def swap_transposed_matmuls(program: Program) -> Program:
+    """Exchange the operands of each matmul that is only read transposed."""
+    eqns = list(program.eqns)
+    for index, eqn in enumerate(program.eqns):
+        readers = program.consumers[eqn.outputs[0]] if len(eqn.outputs) == 1 else ()
+        if len(readers) != 1 or eqn.outputs[0] in program.result_values:
+            continue
+        transposed = program.eqns[readers[0]]
+        if _is_swap(program, eqn, transposed):
+            eqns[index] = _swapped(eqn, transposed)
+            eqns[readers[0]] = _nothing(transposed)
+    return replace(program, eqns=tuple(e for e in eqns if e.outputs))
+
+
+def _is_swap(program: Program, matmul: Eqn, transposed: Eqn) -> bool:
+    if matmul.primitive != "dot_general" or transposed.primitive != "transpose":
+        return False
+    lhs, rhs = matmul.inputs
+    if not (isinstance(lhs, int) and isinstance(rhs, int)):
+        return False
+    if matmul.raw.params.get("out_sharding") is not None:
+        return False
+    if program.value_bytes[lhs] <= program.value_bytes[rhs]:
+        return False
+    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = matmul.raw.params["dimension_numbers"]
+    batch = len(lhs_batch)
+    lhs_free = program.avals[lhs].ndim - len(lhs_contract) - batch
+    rhs_free = program.avals[rhs].ndim - len(rhs_contract) - batch
+    exchanged = (
+        *range(batch),
+        *range(batch + lhs_free, batch + lhs_free + rhs_free),
+        *range(batch, batch + lhs_free),
+    )
+    return tuple(transposed.raw.params["permutation"]) == exchanged
+
+
+def _swapped(matmul: Eqn, transposed: Eqn) -> Eqn:
+    params: dict[str, Any] = dict(matmul.raw.params)
+    contract, batch = params["dimension_numbers"]
+    params["dimension_numbers"] = (tuple(reversed(contract)), tuple(reversed(batch)))
+    if isinstance(params.get("precision"), tuple):
+        params["precision"] = tuple(reversed(params["precision"]))
+    raw = _compat.replace_eqn(
+        matmul.raw,
+        params=params,
+        invars=list(reversed(matmul.raw.invars)),
+        outvars=list(transposed.raw.outvars),
+    )
+    return Eqn(raw, tuple(reversed(matmul.inputs)), transposed.outputs, matmul.name_stack)
+
+
+def _nothing(eqn: Eqn) -> Eqn:
+    return Eqn(eqn.raw, (), (), eqn.name_stack)

@@ -1,0 +1,227 @@
+"""Trace a step into a `Program`: one flat list of eqns over integer value ids.
+
+In: a step and its arguments. Out: `Program`.
+
+Nested `jit`, `closed_call`, `custom_jvp_call` and `custom_vjp_call` are inlined, unless a
+nested `jit` sets shardings, layouts or compiler options. Loops, branches, `shard_map`,
+kernels, custom calls and the user's own `jax.checkpoint` stay single eqns.
+
+Derivative rules of inlined custom calls are gone: a `Program` is to be run, not to be
+differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+from jax.tree_util import PyTreeDef, keystr, tree_flatten_with_path
+
+from memjax import _compat
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An operand that is written in the program itself: a literal."""
+
+    value: Any
+
+
+Operand = int | Constant
+
+
+@dataclass(frozen=True)
+class Eqn:
+    """One eqn of a `Program`.
+
+    Attributes:
+        raw: JAX's own eqn; its variables mean nothing outside the jaxpr that it came from.
+        inputs: value ids, or constants, in the primitive's order.
+        outputs: value ids, in the primitive's order.
+        name_stack: module path and transforms, with those of the calls it was inlined from.
+    """
+
+    raw: Any
+    inputs: tuple[Operand, ...]
+    outputs: tuple[int, ...]
+    name_stack: Any
+
+    @property
+    def primitive(self) -> str:
+        """The primitive's name."""
+        return str(self.raw.primitive.name)
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether it must run exactly once, in its place among others with effects."""
+        return bool(self.raw.effects)
+
+    @cached_property
+    def reads(self) -> tuple[int, ...]:
+        """Ids of the values among its inputs, each once, in order."""
+        return tuple(dict.fromkeys(v for v in self.inputs if isinstance(v, int)))
+
+    @property
+    def source(self) -> str | None:
+        """The user's own line, as `file:line (function)`."""
+        return _compat.user_frame(self.raw.source_info.traceback)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A step as a flat list of eqns. Value ids index `avals`.
+
+    Attributes:
+        eqns: in execution order.
+        avals: shape and dtype of each value.
+        arguments: value ids of the flat arguments.
+        constants: captured arrays, as (value id, array).
+        results: value ids, or constants, of the flat results.
+        argument_names: where each flat argument is in the user's arguments.
+        result_names: the same for the results.
+        in_tree: structure of `(args, kwargs)` without the static ones.
+        out_tree: structure of the step's result.
+        name: the step's own name.
+    """
+
+    eqns: tuple[Eqn, ...]
+    avals: tuple[Any, ...]
+    arguments: tuple[int, ...]
+    constants: tuple[tuple[int, Any], ...]
+    results: tuple[Operand, ...]
+    argument_names: tuple[str, ...] = ()
+    result_names: tuple[str, ...] = ()
+    in_tree: PyTreeDef | None = None
+    out_tree: PyTreeDef | None = None
+    name: str = "step"
+
+    @cached_property
+    def value_bytes(self) -> tuple[int, ...]:
+        """Bytes of each value, by value id."""
+        return tuple(_compat.aval_bytes(aval) for aval in self.avals)
+
+    @cached_property
+    def producer(self) -> tuple[int, ...]:
+        """Index of the eqn that writes each value; -1 for arguments and constants."""
+        producer = [-1] * len(self.avals)
+        for index, eqn in enumerate(self.eqns):
+            for value in eqn.outputs:
+                producer[value] = index
+        return tuple(producer)
+
+    @cached_property
+    def consumers(self) -> tuple[tuple[int, ...], ...]:
+        """Indices of the eqns that read each value, ascending."""
+        consumers: list[list[int]] = [[] for _ in self.avals]
+        for index, eqn in enumerate(self.eqns):
+            for value in eqn.reads:
+                consumers[value].append(index)
+        return tuple(tuple(c) for c in consumers)
+
+    @cached_property
+    def result_values(self) -> frozenset[int]:
+        """Ids of the values among the results."""
+        return frozenset(r for r in self.results if isinstance(r, int))
+
+
+def trace(
+    step: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    static_argnums: Sequence[int] = (),
+    static_argnames: Sequence[str] = (),
+) -> Program:
+    """Trace a step with example arguments; `jax.ShapeDtypeStruct` leaves will do.
+
+    Raises:
+        whatever JAX raises where it cannot trace the step with these arguments.
+    """
+    kwargs = kwargs or {}
+    jitted = jax.jit(
+        step, static_argnums=tuple(static_argnums), static_argnames=tuple(static_argnames)
+    )
+    traced = jitted.trace(*args, **kwargs)
+    flat = _Flattener()
+    arguments, constants, results = flat.run_top(traced.jaxpr)
+    return Program(
+        eqns=_without_dead(flat.eqns, results),
+        avals=tuple(flat.avals),
+        arguments=arguments,
+        constants=constants,
+        results=results,
+        argument_names=_leaf_names(traced.args_info, "args"),
+        result_names=_leaf_names(traced.out_info, "result"),
+        in_tree=traced.in_tree,
+        out_tree=jax.tree_util.tree_structure(traced.out_info),
+        name=getattr(step, "__name__", "step"),
+    )
+
+
+def _without_dead(eqns: Sequence[Eqn], results: Sequence[Operand]) -> tuple[Eqn, ...]:
+    """Drop the eqns that nothing needs, as XLA would."""
+    needed = {r for r in results if isinstance(r, int)}
+    kept = []
+    for eqn in reversed(eqns):
+        if eqn.has_effects or any(v in needed for v in eqn.outputs):
+            needed.update(eqn.reads)
+            kept.append(eqn)
+    return tuple(reversed(kept))
+
+
+def _leaf_names(tree: Any, root: str) -> tuple[str, ...]:
+    leaves, _ = tree_flatten_with_path(tree)
+    return tuple(root + keystr(path) for path, _ in leaves)
+
+
+@dataclass
+class _Flattener:
+    """Gives every variable of every inlined call a value id of its own."""
+
+    eqns: list[Eqn] = field(default_factory=list)
+    avals: list[Any] = field(default_factory=list)
+    constants: list[tuple[int, Any]] = field(default_factory=list)
+
+    def new_value(self, var: Any) -> int:
+        self.avals.append(var.aval)
+        return len(self.avals) - 1
+
+    def run_top(
+        self, closed: Any
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, Any], ...], tuple[Operand, ...]]:
+        jaxpr, consts = _compat.jaxpr_parts(closed)
+        arguments = tuple(self.new_value(v) for v in jaxpr.invars)
+        results = self.run(jaxpr, consts, arguments, _compat.NameStack())
+        return arguments, tuple(self.constants), tuple(results)
+
+    def run(
+        self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Operand], stack: Any
+    ) -> list[Operand]:
+        env: dict[Any, Operand] = {}
+
+        def read(atom: Any) -> Operand:
+            if isinstance(atom, _compat.Literal):
+                return Constant(atom.val)
+            return env[atom]
+
+        for var, const in zip(jaxpr.constvars, consts, strict=True):
+            env[var] = self.new_value(var)
+            self.constants.append((env[var], const))  # type: ignore[arg-type]
+        env.update(zip(jaxpr.invars, operands, strict=True))
+        for eqn in jaxpr.eqns:
+            inputs = tuple(read(v) for v in eqn.invars)
+            eqn_stack = stack + _compat.name_stack_of(eqn)
+            body = _compat.inlinable_body(eqn)
+            if body is not None:
+                inner, inner_consts = _compat.jaxpr_parts(body)
+                eqn_stack = eqn_stack.extend(_compat.call_name(eqn))
+                outputs = self.run(inner, inner_consts, inputs, eqn_stack)
+            else:
+                ids = tuple(self.new_value(v) for v in eqn.outvars)
+                self.eqns.append(Eqn(eqn, inputs, ids, eqn_stack))
+                outputs = list(ids)
+            env.update(zip(eqn.outvars, outputs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
