@@ -21,26 +21,33 @@ their stored values, so that XLA can fuse them into each reader.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 from jax.lax import optimization_barrier
 
 from memjax import _compat
 from memjax.coarsen import Coarse
+from memjax.simulate import simulate
 from memjax.trace import Constant, Eqn
+
+
+FENCE_FROM = 0.8
+"""Fences stand where at least this part of the peak is held. A guess."""
+FENCE_STEP = 1 / 64
+"""A fence is worth it where this part of the peak dies before and is written behind it."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Nodes in a row: first runs, or recomputations with the barrier before them.
+    """Nodes in a row, and the barrier before them.
 
     Attributes:
         nodes: in the order they run.
         recomputed: whether they have all run before.
-        barrier: ids of the program's values that go through the barrier, triggers first.
+        barrier: ids of the program's values that go through the barrier, triggers first;
+            empty where there is none.
     """
 
     nodes: tuple[int, ...]
@@ -49,38 +56,74 @@ class Segment:
 
 
 def segments(coarse: Coarse, order: Sequence[int]) -> tuple[Segment, ...]:
-    """Cut a schedule into segments and find what goes through each barrier."""
+    """Cut a schedule into segments and find what goes through the barrier of each."""
+    cuts = _cuts(coarse, order)
     last_read = _last_reads(coarse, order)
     newest: dict[int, int] = {}
+    fresh: list[int] = []
     result = []
-    since_barrier: list[int] = []
-    position = 0
-    runs = list(_runs(order))
-    for k, (recomputed, nodes) in enumerate(runs):
+    for number, (start, recomputed, fenced) in enumerate(cuts):
+        nodes = tuple(order[start : _next_start(cuts, number, len(order), fenced=False)])
         barrier: tuple[int, ...] = ()
-        if recomputed:
-            region = (*nodes, *(runs[k + 1][1] if k + 1 < len(runs) else ()))
-            external = _external_reads(coarse, region)
-            triggers = [v for v in since_barrier if last_read.get((v, newest[v]), -1) >= position]
-            barrier = tuple(dict.fromkeys((*triggers, *external)))
-            since_barrier = []
-        for node in nodes:
+        if fenced:
+            behind = order[start : _next_start(cuts, number, len(order), fenced=True)]
+            triggers = (v for v in fresh if last_read.get((v, newest[v]), -1) >= start)
+            barrier = tuple(dict.fromkeys((*triggers, *_external_reads(coarse, behind))))
+            fresh = []
+        for position, node in enumerate(nodes, start):
             for value in coarse.problem.nodes[node].outputs:
-                since_barrier.append(coarse.value_of[value])
+                fresh.append(coarse.value_of[value])
                 newest[coarse.value_of[value]] = position
-            position += 1
         result.append(Segment(nodes, recomputed, barrier))
     return tuple(result)
 
 
-def _runs(order: Sequence[int]) -> Iterator[tuple[bool, tuple[int, ...]]]:
+Cut = tuple[int, bool, bool]  # start, recomputed, fenced
+
+
+def _cuts(coarse: Coarse, order: Sequence[int]) -> list[Cut]:
+    """Where segments start. Recomputations have a barrier always, first runs at fences."""
+    if len(order) == len(coarse.problem.nodes):
+        return [(0, False, False)]
+    fences = _fences(coarse, order)
     seen: set[int] = set()
-    flags = []
-    for node in order:
-        flags.append((node in seen, node))
+    cuts: list[Cut] = []
+    for position, node in enumerate(order):
+        recomputed = node in seen
         seen.add(node)
-    for recomputed, group in groupby(flags, key=lambda pair: pair[0]):
-        yield recomputed, tuple(node for _, node in group)
+        starts = not cuts or recomputed != cuts[-1][1]
+        if starts or position in fences:
+            cuts.append((position, recomputed, recomputed or position in fences))
+    return cuts
+
+
+def _next_start(cuts: Sequence[Cut], number: int, end: int, *, fenced: bool) -> int:
+    later = (start for start, _, has_barrier in cuts[number + 1 :] if has_barrier or not fenced)
+    return next(later, end)
+
+
+def _fences(coarse: Coarse, order: Sequence[int]) -> frozenset[int]:
+    """Positions near the peak where something large is written after something large died.
+
+    Without a barrier there XLA may put off a reader of what should have died (the loss, say,
+    which nothing needs before the end), and hold both.
+    """
+    problem = coarse.problem
+    timeline = simulate(problem, order)
+    dynamic_peak = timeline.peak_bytes - problem.base_bytes
+    dies = [0] * (len(order) + 1)
+    for copy in timeline.held:
+        dies[copy.stop] += problem.value_bytes[copy.value]
+    died = 0
+    fences = []
+    for position, node in enumerate(order):
+        died += dies[position]
+        written = sum(problem.value_bytes[v] for v in problem.nodes[node].outputs)
+        near_peak = timeline.bytes_at[position] - problem.base_bytes >= FENCE_FROM * dynamic_peak
+        if near_peak and min(died, written) >= FENCE_STEP * dynamic_peak:
+            fences.append(position)
+            died = 0
+    return frozenset(fences)
 
 
 def _last_reads(coarse: Coarse, order: Sequence[int]) -> dict[tuple[int, int], int]:

@@ -1,12 +1,18 @@
-"""Bring a program into an order, and a form, that holds less: before any decision.
+"""Bring a program into a form and an order that hold less, before any decision.
 
-In: a `Program`. Out: a `Program` that computes the same.
+In: a `Program`. Out: a `Program` that computes the same sums and products.
 
-`consume_early` moves what nothing heavy depends on, in a train step the optimizer's update
-of each parameter, directly behind what it reads, so that gradients are freed as they
-appear. `swap_transposed_matmuls` turns `(a b)ᵀ` into `bᵀ aᵀ` where that spares a copy of
-the larger operand on backends that want the left one row by row. The products and sums are
-the same; their order inside a matmul is the backend's, as ever.
+- `swap_transposed_matmuls`: `(a b)ᵀ` becomes `bᵀ aᵀ` where that spares a copy of the larger
+  operand (XLA:CPU copies a left operand whose contracted dimensions are not the last).
+- `scatter_into_sum`: `y + scatter_add(zeros, u)` becomes `scatter_add(y, u)`, which updates
+  in place and needs neither the zeros nor a third buffer. In the gradient of a
+  cross-entropy over a large vocabulary that is one logits-sized buffer of three.
+- `consume_early`: what nothing heavy depends on, in a train step the optimizer's update of
+  each parameter, runs directly behind what it reads, so that gradients are freed as they
+  appear.
+
+Floating-point sums may be taken in another order inside a matmul or where a scatter hits an
+element twice; nothing else changes.
 """
 
 from __future__ import annotations
@@ -14,10 +20,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from memjax import _compat, primitives
-from memjax.trace import Eqn, Program
+from memjax.trace import Constant, Eqn, Program
 
 _MOVABLE = primitives.FUSES_OPERANDS
+
+
+def prepare(program: Program) -> Program:
+    """All of this module's changes, in the order that lets each see what the others left."""
+    return consume_early(scatter_into_sum(swap_transposed_matmuls(program)))
 
 
 def consume_early(program: Program) -> Program:
@@ -102,3 +115,53 @@ def _swapped(matmul: Eqn, transposed: Eqn) -> Eqn:
 
 def _nothing(eqn: Eqn) -> Eqn:
     return Eqn(eqn.raw, (), (), eqn.name_stack)
+
+
+def scatter_into_sum(program: Program) -> Program:
+    """Scatter into the other summand where a scatter into zeros is only read by one sum."""
+    eqns = list(program.eqns)
+    for index, eqn in enumerate(program.eqns):
+        if eqn.primitive not in ("add_any", "add") or len(eqn.reads) != 2:
+            continue
+        for scattered, other in (eqn.reads, eqn.reads[::-1]):
+            source = program.producer[scattered]
+            if source >= 0 and _is_scatter_into_zeros(program, source, other):
+                eqns[index] = _scatter_into(program.eqns[source], other, eqn)
+                eqns[source] = _nothing(program.eqns[source])
+                break
+    return replace(program, eqns=tuple(e for e in eqns if e.outputs))
+
+
+def _is_scatter_into_zeros(program: Program, index: int, other: int) -> bool:
+    scatter = program.eqns[index]
+    if scatter.primitive != "scatter-add" or scatter.has_effects:
+        return False
+    output, target = scatter.outputs[0], scatter.inputs[0]
+    if len(program.consumers[output]) != 1 or not isinstance(target, int):
+        return False
+    if output in program.result_values or program.producer[target] < 0:
+        return False
+    same = (program.avals[output].shape, program.avals[output].dtype) == (
+        program.avals[other].shape,
+        program.avals[other].dtype,
+    )
+    # The other summand dies in the sum: otherwise the update in place would copy it.
+    dies = len(program.consumers[other]) == 1 and other not in program.result_values
+    return same and dies and _is_zeros(program, target) and program.producer[other] >= 0
+
+
+def _is_zeros(program: Program, value: int) -> bool:
+    eqn = program.eqns[program.producer[value]]
+    if eqn.primitive != "broadcast_in_dim":
+        return False
+    operand = eqn.inputs[0]
+    return isinstance(operand, Constant) and not np.any(np.asarray(operand.value))
+
+
+def _scatter_into(scatter: Eqn, target: int, total: Eqn) -> Eqn:
+    invars = [
+        total.raw.invars[total.inputs.index(target)],
+        *scatter.raw.invars[1:],
+    ]
+    raw = _compat.replace_eqn(scatter.raw, invars=invars, outvars=list(total.raw.outvars))
+    return Eqn(raw, (target, *scatter.inputs[1:]), total.outputs, scatter.name_stack)
