@@ -1,20 +1,25 @@
-"""The default planner: checkpoint rules, pruned to the budget, then ruin and recreate.
+"""The default planner: checkpoint rules and a relaxation to start from, then a local search.
 
 In: a `Problem` and a budget. Out: a `Solution`, and the same one in every process.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from memjax.planners.base import Planner
 from memjax.planners.incremental import Schedule
+from memjax.planners.relaxation import relax
 from memjax.planners.search import Run, Search
-from memjax.planners.seeds import forward_of, rules, runs_of
+from memjax.planners.seeds import Forward, forward_of, rules, runs_of
 from memjax.problem import Problem, Solution
 
 SEGMENTS = (1, 2, 4, 6, 9, 13, 17, 25, 33, 49, 65, 97)
+MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs room as well
 
 
 @dataclass(frozen=True)
@@ -25,50 +30,93 @@ class AutoPlanner(Planner):
         work: changes of the schedule that the search may make, less for large problems.
         starts: how many rules are pruned to the budget.
         seed: of the search's randomness.
+        enough: the search ends early at this overhead above the bound, as a share.
     """
 
     name: ClassVar[str] = "auto"
-    work: int = 20_000
-    starts: int = 6
+    work: int = 60_000
+    starts: int = 3
     seed: int = 0
+    enough: float = 2e-4
+    bound_columns: int = 12_000
 
     def solve(self, problem: Problem, budget_bytes: int) -> Solution:
         """See `Planner.solve`."""
         schedule = Schedule(problem)
         if not problem.nodes or int(schedule.peaks.max()) <= budget_bytes:
             return Solution.identity(problem, self.name)
+        peaks = schedule.peaks.copy()
         search = Search(schedule, budget_bytes, self.seed)
-        self._start(problem, search)
-        search.improve(self._allowed(problem))
+        bound = self._start(problem, search)
+        if search.score() > bound + self.enough * problem.total_cost:
+            search.improve(self._allowed(problem))
+            bound = max(bound, self._bound(problem, budget_bytes, peaks))
         return Solution(
             schedule.order(),
             self.name,
             met=int(schedule.peaks.max()) <= budget_bytes,
-            bound_cost=problem.total_cost,
+            bound_cost=problem.total_cost + bound,
             iterations=search.work,
         )
 
     def _allowed(self, problem: Problem) -> int:
         """A change costs time that grows with the number of stages it spans."""
-        return int(self.work / (1 + len(problem.nodes) / 4000))
+        return int(self.work / (1 + len(problem.nodes) / 500))
 
-    def _start(self, problem: Problem, search: Search) -> None:
-        """Bring the search to the best of the rules and of the plain schedule, repaired."""
-        best: tuple[float, list[Run]] | None = None
-        for runs in ([], *self._rules(problem, search)):
-            for per_byte in (False, True):
-                search.go_to(runs)
-                if search.recreate(0.0, self.work):
-                    search.prune(search.dearest(search.runs(), per_byte))
+    def _bound(self, problem: Problem, budget: int, peaks: np.typing.NDArray[np.int64]) -> float:
+        """The relaxation at several stages above the budget, as many as its size allows."""
+        over = np.flatnonzero(peaks > budget)
+        wanted = max(1, min(12, self.bound_columns // (2 * len(problem.nodes))))
+        places = np.linspace(0, len(over) - 1, wanted).astype(int)
+        stages = sorted({int(peaks.argmax()), *(int(over[i]) for i in places)})
+        return relax(problem, budget, stages).extra_cost
+
+    def _start(self, problem: Problem, search: Search) -> float:
+        """Bring the search to the best start; returns the bound at the turn."""
+        forward = forward_of(problem, search.schedule)
+        bound, starts = self._relaxed(problem, forward, search.budget)
+        best = self._best(search, starts, None)
+        if best is None or best[0] > bound + self.enough * problem.total_cost:
+            best = self._best(search, [[], *self._rules(problem, forward, search)], best)
+        assert best is not None
+        search.go_to(best[1])
+        return bound
+
+    def _best(
+        self, search: Search, starts: list[list[Run]], best: tuple[float, list[Run]] | None
+    ) -> tuple[float, list[Run]] | None:
+        """The best of the starts, brought within the budget, and of `best`."""
+        for runs in starts:
+            search.go_to(runs)
+            met = search.recreate(0.0)
+            repaired = search.runs()
+            for per_byte in (True, False) if met else (True,):
+                search.go_to(repaired)
+                if met:
+                    search.prune(search.dearest(repaired, per_byte))
                 score = search.score()
                 if best is None or score < best[0]:
                     best = score, search.runs()
-        assert best is not None
-        search.go_to(best[1])
+        return best
 
-    def _rules(self, problem: Problem, search: Search) -> list[list[Run]]:
+    def _relaxed(
+        self, problem: Problem, forward: Forward, budget: int
+    ) -> tuple[float, list[list[Run]]]:
+        """The bound at the turn, and the starts that relaxations with less room give."""
+        bound = math.inf
+        starts: list[list[Run]] = []
+        for margin in MARGINS:
+            relaxed = relax(problem, int(margin * budget), [forward.turn])
+            if margin == 1.0:
+                bound = relaxed.extra_cost
+            if not relaxed.held:
+                break
+            gone = frozenset(v for v in forward.values if v not in relaxed.held[0])
+            starts.append(runs_of(problem, forward, gone))
+        return bound, starts
+
+    def _rules(self, problem: Problem, forward: Forward, search: Search) -> list[list[Run]]:
         """The most promising rules: those that meet the budget, cheapest first."""
-        forward = forward_of(problem, search.schedule)
         outcomes: list[tuple[float, float, list[Run]]] = []
         for gone in rules(problem, forward, SEGMENTS):
             runs = runs_of(problem, forward, gone)

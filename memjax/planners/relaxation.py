@@ -1,0 +1,212 @@
+"""A lower bound by linear programming, and what it would keep.
+
+In: a `Problem`, a budget, a few stages. Out: a bound that holds for every schedule that runs
+first runs in the problem's order (however often and in whatever order it recomputes).
+
+The budget is imposed at the first runs of the given stages `t_1 < … < t_K` alone; block `k`
+is what runs after `t_k` up to and with `t_{k+1}` (the last: to the end). Variables in [0, 1]:
+
+- `H[k, v]`: value `v` is held while node `t_k` runs;
+- `R[k, i]`: node `i`, first run before `t_k`, runs again in block `k`;
+- `N[k, i]`: it runs again in block `k` or later.
+
+What a first run of block `k` reads is held or made again:   H[k, v] + R[k, i] ≥ 1
+what a second run reads, too:                                H[k, v] + R[k, i] ≥ R[k, j]
+what is held at the next stage, too:                         H[k, v] + R[k, i] ≥ H[k+1, v]
+the same over all later blocks together, with                N[k, i] ≤ Σ_{l ≥ k} R[l, i]
+and at each stage                                            Σ bytes(v) H[k, v] ≤ budget - own
+
+(`i` writes `v` and `j` reads it). The cost is Σ cost(i) R[k, i]. Without the rows for `N`,
+more stages could lower the bound: half a recomputation in each of two blocks would need only
+half of the inputs. With one stage and no budget row the program is a minimum cut, so that
+its vertices are whole but for one price: rounding its `H` is a very good checkpoint rule.
+The frontier-advancing form is that of Jain et al., *Checkmate* (2020), with its stages
+merged; merging is what makes it small.
+
+The bound is worked out from the dual values by weak duality, not taken from the solver, so
+that it does not depend on the solver's tolerances.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memjax.problem import Problem
+
+Key = tuple[str, int, int]
+"""A variable: its letter, the index of its stage, the value or node."""
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A solved relaxation.
+
+    Attributes:
+        extra_cost: no schedule within the budget recomputes for less; infinite where the
+            relaxation has no solution.
+        held: for each stage the values that it would hold, rounded.
+        size: variables of the program.
+    """
+
+    extra_cost: float
+    held: tuple[frozenset[int], ...]
+    size: int
+
+
+def relax(problem: Problem, budget_bytes: int, stages: Sequence[int]) -> Relaxation:
+    """Solve the relaxation with the budget imposed at `stages`, which ascend."""
+    program = _Program(problem, tuple(stages))
+    for block in reversed(range(len(stages))):
+        program.add_block(block, "R")
+        if block < len(stages) - 1:
+            program.add_block(block, "N")
+        program.add_budget(block, budget_bytes)
+    return program.solve()
+
+
+@dataclass
+class _Program:
+    """The rows and columns of a relaxation, as they are written down; rows are `≤`."""
+
+    problem: Problem
+    stages: tuple[int, ...]
+    columns: dict[Key, int] = field(default_factory=dict)
+    costs: list[float] = field(default_factory=list)
+    lower: list[float] = field(default_factory=list)
+    entries: list[tuple[int, int, float]] = field(default_factory=list)
+    limits: list[float] = field(default_factory=list)
+
+    def column(self, key: Key) -> int:
+        """The variable's column; made at its first mention."""
+        if key not in self.columns:
+            self.columns[key] = len(self.costs)
+            self.costs.append(self.problem.nodes[key[2]].cost if key[0] == "R" else 0.0)
+            self.lower.append(0.0)
+        return self.columns[key]
+
+    def row(self, terms: Iterable[tuple[int, float]], limit: float) -> None:
+        """Σ factor · column ≤ limit."""
+        index = len(self.limits)
+        self.entries += [(index, column, factor) for column, factor in terms]
+        self.limits.append(limit)
+
+    def available(self, letter: str, block: int, value: int) -> list[tuple[int, float]]:
+        """-(H + R) or -(H + N) of a value."""
+        node = self.problem.producer[value]
+        terms = [(self.column(("H", block, value)), -1.0)]
+        if self.problem.nodes[node].recomputable:
+            terms.append((self.column((letter, block, node)), -1.0))
+        return terms
+
+    def add_block(self, block: int, letter: str) -> None:
+        """The rows of one block (`R`), or of it and all later ones together (`N`)."""
+        producer, first = self.problem.producer, self.stages[block]
+        stack = [producer[v] for v in self._read_in(block, letter)]
+        for value in self._read_in(block, letter):
+            self.row(self.available(letter, block, value), -1.0)
+        for value in self._held_next(block) if letter == "R" else []:
+            held = (self.column(("H", block + 1, value)), 1.0)
+            self.row([held, *self.available(letter, block, value)], 0.0)
+            stack.append(producer[value])
+        seen: dict[int, None] = {}
+        while stack:
+            node = stack.pop()
+            if node in seen or not self.problem.nodes[node].recomputable:
+                continue
+            seen[node] = None
+            again = (self.column((letter, block, node)), 1.0)
+            for value in self.problem.nodes[node].inputs:
+                if 0 <= producer[value] < first and self.problem.value_bytes[value]:
+                    self.row([again, *self.available(letter, block, value)], 0.0)
+                    stack.append(producer[value])
+        if letter == "N":
+            self._tie(block, seen)
+
+    def _tie(self, block: int, nodes: Iterable[int]) -> None:
+        for node in nodes:
+            later = [("R", k, node) for k in range(block, len(self.stages))]
+            runs = [(self.columns[key], -1.0) for key in later if key in self.columns]
+            self.row([(self.column(("N", block, node)), 1.0), *runs], 0.0)
+
+    def add_budget(self, block: int, budget_bytes: int) -> None:
+        """What is held while the stage's first run runs, and what that run adds."""
+        size, stage = self.problem.value_bytes, self.stages[block]
+        node = self.problem.nodes[stage]
+        for value in node.inputs:
+            if self.problem.producer[value] >= 0 and size[value]:
+                self.lower[self.column(("H", block, value))] = 1.0
+        grown = sum(size[v] for v in node.outputs) - sum(size[v] for v in node.in_place)
+        room = budget_bytes - self.problem.base_bytes - node.workspace_bytes - max(0, grown)
+        scale = 1.0 / max(1, budget_bytes)
+        held = [(c, scale * size[k[2]]) for k, c in self.columns.items() if k[:2] == ("H", block)]
+        self.row(held, scale * room)
+
+    def _read_in(self, block: int, letter: str) -> list[int]:
+        """Values made before the block's stage that first runs read after it, in order."""
+        problem, first = self.problem, self.stages[block]
+        to_the_end = letter == "N" or block == len(self.stages) - 1
+        stop = len(problem.nodes) if to_the_end else self.stages[block + 1] + 1
+        read: dict[int, None] = {}
+        for node in problem.nodes[first + 1 : stop]:
+            read.update(dict.fromkeys(node.inputs))
+        if to_the_end:
+            read.update(dict.fromkeys(problem.outputs))
+        return [v for v in read if 0 <= problem.producer[v] < first and problem.value_bytes[v]]
+
+    def _held_next(self, block: int) -> list[int]:
+        first = self.stages[block]
+        return [
+            value for letter, k, value in self.columns
+            if letter == "H" and k == block + 1 and self.problem.producer[value] < first
+        ]
+
+    def solve(self) -> Relaxation:
+        """Hand the program to HiGHS."""
+        from scipy.optimize import linprog  # here: half a second that small plans need not wait
+        from scipy.sparse import coo_array
+
+        if not self.costs:
+            feasible = all(limit >= 0 for limit in self.limits)
+            return Relaxation(0.0 if feasible else math.inf, (frozenset(),) * len(self.stages), 0)
+        unit = max(self.problem.total_cost / len(self.problem.nodes), 1e-300)
+        costs, lower = np.array(self.costs) / unit, np.array(self.lower)
+        table = np.array(self.entries)
+        matrix = coo_array(
+            (table[:, 2], (table[:, 0].astype(int), table[:, 1].astype(int))),
+            shape=(len(self.limits), len(costs)),
+        ).tocsr()
+        limits = np.array(self.limits)
+        bounds = np.column_stack((lower, np.ones(len(costs))))
+        result = linprog(costs, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs")
+        if result.status == 2:
+            return Relaxation(math.inf, (), len(costs))
+        if result.status != 0:
+            return Relaxation(0.0, (), len(costs))
+        prices = np.minimum(result.ineqlin.marginals, 0.0)
+        bound = _dual_bound(costs, lower, prices, limits, matrix.T @ prices)
+        return Relaxation(max(0.0, bound) * unit, self._held(result.x), len(costs))
+
+    def _held(self, point: NDArray[np.float64]) -> tuple[frozenset[int], ...]:
+        held: list[list[int]] = [[] for _ in self.stages]
+        for (letter, block, value), column in self.columns.items():
+            if letter == "H" and point[column] > 0.5:
+                held[block].append(value)
+        return tuple(frozenset(values) for values in held)
+
+
+def _dual_bound(
+    costs: NDArray[np.float64],
+    lower: NDArray[np.float64],
+    prices: NDArray[np.float64],
+    limits: NDArray[np.float64],
+    priced: NDArray[np.float64],
+) -> float:
+    """The least, over lower ≤ x ≤ 1, of costs·x - prices·(A x - limits)."""
+    reduced = costs - priced
+    least = np.where(reduced > 0, reduced * lower, reduced)
+    return float(prices @ limits + least.sum())
