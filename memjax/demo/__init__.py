@@ -1,0 +1,1 @@
+"""The demonstration behind `memjax demo`. Needs the extra `demo`; imported by nothing else."""

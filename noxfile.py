@@ -1,0 +1,80 @@
+"""What CI runs: both ends of the supported range, each in its own virtual environment.
+
+`nox` alone runs everything. Interpreters are looked for by running them, as a name on PATH
+may be a shim that fails. An end that is missing fails the run, loudly.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.error_on_missing_interpreters = True
+
+OLDEST = ("3.11", "jax==0.10.2")
+"""The lower end: the newest jax for the oldest Python."""
+NEWEST_FIRST = ("3.15", "3.14", "3.13", "3.12")
+PROBE = "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2])"
+
+
+def run_quietly(*command: str) -> str | None:
+    """The standard output of a command, or None where it does not run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def show_pyenv_versions() -> None:
+    """Make every interpreter of pyenv visible as `python3.x`, where pyenv is installed."""
+    if "PYENV_VERSION" in os.environ or shutil.which("pyenv") is None:
+        return
+    versions = (run_quietly("pyenv", "versions", "--bare") or "").split()
+    if versions:
+        os.environ["PYENV_VERSION"] = ":".join(reversed(versions))
+
+
+@functools.cache
+def interpreter(version: str) -> str | None:
+    """The path of a Python of this version that runs and can make an environment, or None."""
+    for name in (f"python{version}", "python3", "python"):
+        path = shutil.which(name)
+        found = (run_quietly(path, "-c", PROBE) or "").rsplit(maxsplit=1) if path else []
+        if len(found) == 2 and found[1] == version:
+            return found[0]
+    return None
+
+
+show_pyenv_versions()
+NEWEST = next((version for version in NEWEST_FIRST if interpreter(version)), None)
+
+
+def check(session: nox.Session) -> None:
+    """Tests, notebooks and types in the environment of a session."""
+    session.run("python", "-VV")
+    session.run("python", "-m", "pip", "list")
+    paths = session.posargs or ["tests", "notebooks"]
+    session.run("pytest", "--numprocesses=2", "--nbmake", "--nbmake-timeout=600", *paths)
+    session.run("mypy")
+
+
+@nox.session(python=interpreter(OLDEST[0]) or OLDEST[0])
+def oldest(session: nox.Session) -> None:
+    """Python 3.11 with the oldest jax that memjax supports."""
+    session.install("-e", ".[test]", OLDEST[1])
+    check(session)
+
+
+@nox.session(python=interpreter(NEWEST) if NEWEST else NEWEST_FIRST[-1])
+def newest(session: nox.Session) -> None:
+    """The newest Python on this machine with the newest jax; lint."""
+    session.install("--upgrade", "-e", ".[test]")
+    check(session)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
