@@ -44,7 +44,7 @@ def flops(compiled: jax.stages.Compiled) -> float:
     return float((analysis or {}).get("flops", 0.0))
 
 
-def reference_options() -> dict[str, str]:
+def reference_options() -> dict[str, str | bool]:
     """Compile options under which `jax.checkpoint` has its effect on this backend.
 
     XLA:CPU of jaxlib before 0.11.1 removes the barriers of `jax.checkpoint` too early, and
