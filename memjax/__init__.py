@@ -1,1 +1,32 @@
 """memjax: fit a JAX train step into a memory budget, checked on the compiled program."""
+
+from memjax.api import BudgetedStep, Floor, analyze, floor, memory_budget, plan
+from memjax.compile import Footprint, footprint
+from memjax.fit import BudgetInfeasible
+from memjax.plan import Plan
+from memjax.problem import Node, Problem, Solution
+from memjax.report import Analysis, Report
+from memjax.simulate import InvalidPlan, Timeline, simulate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Analysis",
+    "BudgetInfeasible",
+    "BudgetedStep",
+    "Floor",
+    "Footprint",
+    "InvalidPlan",
+    "Node",
+    "Plan",
+    "Problem",
+    "Report",
+    "Solution",
+    "Timeline",
+    "analyze",
+    "floor",
+    "footprint",
+    "memory_budget",
+    "plan",
+    "simulate",
+]

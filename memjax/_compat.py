@@ -6,6 +6,7 @@ sees jaxprs through the functions of this module.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -141,3 +142,36 @@ def aval_bytes(aval: Any) -> int:
 def replace_eqn(eqn: Any, **changes: Any) -> Any:
     """A copy of an eqn with other `params`, `invars` or `outvars`."""
     return eqn.replace(**changes)
+
+
+def parameter_names(function: Any, static_argnums: Sequence[int]) -> tuple[str, ...]:
+    """Names of the positional parameters that are not static; empty where nobody knows."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return tuple(name for i, name in enumerate(names) if i not in static_argnums)
+
+
+def argument_name(path: Sequence[Any], names: Sequence[str]) -> str:
+    """A leaf of `(args, kwargs)` as the user would write it: `state.params['w']`."""
+    head, *rest = path
+    if head.idx == 0:
+        index = rest[0].idx
+        root = names[index] if index < len(names) else f"args[{index}]"
+    else:
+        root = str(rest[0].key)
+    return root + jax.tree_util.keystr(tuple(rest[1:]))
+
+
+def broadcast_prefix(prefix: Any, tree: Any) -> list[Any]:
+    """A leaf of `prefix` for each leaf of `tree`; None is a leaf of `prefix`."""
+    result: list[Any] = []
+
+    def extend(leaf: Any, subtree: Any) -> None:
+        result.extend([leaf] * jax.tree_util.tree_structure(subtree).num_leaves)
+
+    is_leaf = lambda x: x is None or isinstance(x, jax.sharding.Sharding)  # noqa: E731
+    jax.tree_util.tree_map(extend, prefix, tree, is_leaf=is_leaf)
+    return result

@@ -47,7 +47,11 @@ class Coarse:
 
 
 def coarsen(
-    graph: LivenessGraph, seconds: Sequence[float], backend: Backend, base_bytes: int = 0
+    graph: LivenessGraph,
+    seconds: Sequence[float],
+    backend: Backend,
+    base_bytes: int = 0,
+    scale: float = 1.0,
 ) -> Coarse:
     """Build the problem of a program.
 
@@ -56,12 +60,16 @@ def coarsen(
         seconds: cost of each eqn, by eqn index.
         backend: whose matmuls copy what.
         base_bytes: bytes held for the whole step: arguments, and results without an alias.
+        scale: bytes on one device for each byte of the program; below 1 where values are
+            spread over several devices.
     """
     program = graph.program
     eqns = [i for i, eqn in enumerate(program.eqns) if graph.is_node(eqn)]
     values = [v for i in eqns for v in program.eqns[i].outputs if not graph.free[v]]
     new_id = {value: index for index, value in enumerate(values)}
-    sizes = tuple(0 if v in program.result_values else program.value_bytes[v] for v in values)
+    sizes = tuple(
+        0 if v in program.result_values else int(scale * program.value_bytes[v]) for v in values
+    )
     small = max(sizes, default=0) * SMALL_FRACTION
 
     def node(index: int) -> Node:
@@ -73,7 +81,7 @@ def coarsen(
             cost=seconds[index],
             inputs=inputs,
             outputs=outputs,
-            workspace_bytes=cost.workspace_bytes(eqn.raw, backend),
+            workspace_bytes=int(scale * cost.workspace_bytes(eqn.raw, backend)),
             recomputable=not eqn.has_effects and written > small,
             in_place=_overwritable(graph, index, new_id),
             name=eqn.primitive,

@@ -118,7 +118,7 @@ def compile_step(
         shardings["in_shardings"] = target.in_shardings
     if target.out_shardings is not None:
         shardings["out_shardings"] = target.out_shardings
-    jitted = jax.jit(function, donate_argnums=target.donated, keep_unused=True, **shardings)
+    jitted = jax.jit(function, donate_argnums=target.donated, **shardings)
     lowered = jitted.lower(*target.arguments)
     compiled = lowered.compile(compiler_options=options or None)
     return CompiledStep(

@@ -153,7 +153,7 @@ def trace(
         arguments=arguments,
         constants=constants,
         results=results,
-        argument_names=_leaf_names(traced.args_info, "args"),
+        argument_names=_argument_names(traced.args_info, step, static_argnums),
         result_names=_leaf_names(traced.out_info, "result"),
         in_tree=traced.in_tree,
         out_tree=jax.tree_util.tree_structure(traced.out_info),
@@ -170,6 +170,14 @@ def _without_dead(eqns: Sequence[Eqn], results: Sequence[Operand]) -> tuple[Eqn,
             needed.update(eqn.reads)
             kept.append(eqn)
     return tuple(reversed(kept))
+
+
+def _argument_names(
+    tree: Any, step: Callable[..., Any], static_argnums: Sequence[int]
+) -> tuple[str, ...]:
+    names = _compat.parameter_names(step, static_argnums)
+    leaves, _ = tree_flatten_with_path(tree)
+    return tuple(_compat.argument_name(path, names) for path, _ in leaves)
 
 
 def _leaf_names(tree: Any, root: str) -> tuple[str, ...]:

@@ -1,0 +1,277 @@
+"""The closed loop: plan, compile, read XLA's bytes, plan again with what was learnt.
+
+In: a `Program`, how to compile it, a planner, a budget. Out: `Fitted`, the fastest compiled
+program found that fits, with every compilation on the way.
+
+Predicted bytes are a guide and compiled bytes the judge. Where a compiled program is over
+budget by some bytes, the next plan is made for a budget that is smaller by as much. At most
+`MAX_COMPILATIONS` programs are compiled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from memjax import cost
+from memjax.budget import format_bytes
+from memjax.coarsen import Coarse, coarsen
+from memjax.compile import CompiledStep, Target, compile_step
+from memjax.donation import Donation
+from memjax.liveness import liveness
+from memjax.plan import Plan, plan_of_solution, schedule_of_plan
+from memjax.planners import Planner
+from memjax.prepare import prepare
+from memjax.problem import Solution
+from memjax.rewrite import rewrite
+from memjax.simulate import simulate
+from memjax.trace import Program
+
+MAX_COMPILATIONS = 4
+AS_IT_IS_FACTOR = 1.6
+"""The program is first compiled untouched where the budget is this much more than predicted:
+XLA:CPU's default schedule took up to 1.36 times the predicted bytes."""
+SLACK = 0.04
+"""A plan that recomputes is made again, looser, if it leaves more than this part unused."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One compilation of the closed loop.
+
+    Attributes:
+        purpose: why it was made, for people.
+        plan: what was compiled.
+        step: what came of it.
+    """
+
+    purpose: str
+    plan: Plan
+    step: CompiledStep
+
+    @property
+    def total_bytes(self) -> int:
+        """The compiled footprint."""
+        return self.step.footprint.total_bytes
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A compiled program within its budget.
+
+    Attributes:
+        coarse: the problem that was planned.
+        chosen: the compilation that calls use.
+        attempts: every compilation, in order.
+        planning_seconds: spent in the planner.
+    """
+
+    coarse: Coarse
+    chosen: Attempt
+    attempts: tuple[Attempt, ...]
+    planning_seconds: float
+
+
+class BudgetInfeasible(ValueError):
+    """No plan that memjax knows fits the budget.
+
+    Attributes:
+        budget_bytes: what was asked for.
+        floor_bytes: the smallest compiled footprint reached; as a budget it works.
+        fitted: that floor's program and compilations.
+    """
+
+    def __init__(self, message: str, budget_bytes: int, floor_bytes: int, fitted: Fitted) -> None:
+        super().__init__(message)
+        self.budget_bytes = budget_bytes
+        self.floor_bytes = floor_bytes
+        self.fitted = fitted
+
+
+@dataclass
+class Loop:
+    """The state of one closed loop: what was compiled so far, and how."""
+
+    program: Program
+    target: Target
+    donations: Sequence[Donation]
+    planner: Planner
+    rates: cost.DeviceRates
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self.planning_seconds = 0.0
+        self.prepared = self.coarsen(prepare(self.program))
+
+    def coarsen(self, program: Program) -> Coarse:
+        graph = liveness(program)
+        seconds = cost.node_seconds(graph, self.rates)
+        base_bytes = resident_bytes(program, self.target, self.donations)
+        return coarsen(graph, seconds, self.target.backend, base_bytes, self.scale)
+
+    def plain_plan(self, coarse: Coarse, budget_bytes: int) -> Plan:
+        return plan_of_solution(coarse, Solution.identity(coarse.problem), budget_bytes)
+
+    def solve(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
+        """A plan for `target_bytes`, and whether it meets them by the planner's word."""
+        start = time.perf_counter()
+        solution = self.planner.solve(self.prepared.problem, target_bytes)
+        self.planning_seconds += time.perf_counter() - start
+        return plan_of_solution(self.prepared, solution, budget_bytes), solution.met
+
+    def compile(self, plan: Plan, purpose: str) -> Attempt:
+        order = schedule_of_plan(self.prepared, plan)
+        step = compile_step(
+            rewrite(self.prepared, order),
+            self.target,
+            for_memory=True,
+            has_barriers=bool(plan.recomputations),
+        )
+        self.attempts.append(Attempt(purpose, plan, step))
+        return self.attempts[-1]
+
+    def compile_as_it_is(self, budget_bytes: int) -> Attempt:
+        coarse = self.coarsen(self.program)
+        plan = self.plain_plan(coarse, budget_bytes)
+        function = rewrite(coarse, range(len(coarse.problem.nodes)))
+        step = compile_step(function, self.target, for_memory=False, has_barriers=False)
+        self.attempts.append(Attempt("as it is", plan, step))
+        return self.attempts[-1]
+
+    def tried(self, plan: Plan) -> bool:
+        return any(
+            a.plan.recomputations == plan.recomputations and a.purpose != "as it is"
+            for a in self.attempts
+        )
+
+    def result(self, chosen: Attempt) -> Fitted:
+        return Fitted(self.prepared, chosen, tuple(self.attempts), self.planning_seconds)
+
+
+def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
+    """Find a program within the budget.
+
+    Args:
+        loop: a fresh loop.
+        budget_bytes: of the compiled footprint on one device.
+        given: a plan to try first (from disk).
+
+    Raises:
+        BudgetInfeasible: nothing that was compiled fits.
+        InvalidPlan: `given` is for another program.
+    """
+    if given is not None:
+        attempt = loop.compile(given, "the given plan")
+        if attempt.total_bytes <= budget_bytes:
+            return loop.result(attempt)
+    plain_bytes = simulate(loop.prepared.problem, _identity(loop.prepared)).peak_bytes
+    if AS_IT_IS_FACTOR * plain_bytes <= budget_bytes:
+        attempt = loop.compile_as_it_is(budget_bytes)
+        if attempt.total_bytes <= budget_bytes:
+            return loop.result(attempt)
+    _tighten(loop, budget_bytes)
+    _loosen(loop, budget_bytes)
+    fitting = [a for a in loop.attempts if a.total_bytes <= budget_bytes]
+    if not fitting:
+        raise _infeasible(loop, budget_bytes)
+    return loop.result(min(fitting, key=lambda a: a.plan.overhead))
+
+
+def _identity(coarse: Coarse) -> range:
+    return range(len(coarse.problem.nodes))
+
+
+def _tighten(loop: Loop, budget_bytes: int) -> None:
+    """Compile tighter and tighter plans until one fits or the planner has no tighter one."""
+    target_bytes, purpose = budget_bytes, "planned for the budget"
+    while len(loop.attempts) < MAX_COMPILATIONS:
+        plan, met = loop.solve(budget_bytes, target_bytes)
+        if loop.tried(plan):
+            return
+        attempt = loop.compile(plan, purpose if met else "the tightest plan")
+        over = attempt.total_bytes - budget_bytes
+        if over <= 0 or not met:
+            return
+        target_bytes = min(target_bytes, plan.predicted_bytes) - over
+        purpose = f"planned {format_bytes(budget_bytes - target_bytes)} tighter"
+
+
+def _loosen(loop: Loop, budget_bytes: int) -> None:
+    """Use what a fitting plan left unused, with one more compilation at the most."""
+    if not loop.attempts or len(loop.attempts) >= MAX_COMPILATIONS:
+        return
+    last = loop.attempts[-1]
+    unused = budget_bytes - last.total_bytes
+    if not last.plan.recomputations or unused <= SLACK * budget_bytes:
+        return
+    plan, met = loop.solve(budget_bytes, last.plan.predicted_bytes + unused)
+    if met and plan.overhead < last.plan.overhead and not loop.tried(plan):
+        loop.compile(plan, f"planned {format_bytes(unused)} looser")
+
+
+def find_floor(loop: Loop) -> Fitted:
+    """The smallest compiled footprint: the tightest plan, and some that are a little looser.
+
+    The plan with the lowest prediction need not compile to the fewest bytes, since each
+    further segment has a barrier's small copies.
+    """
+    plan, _ = loop.solve(0, 0)
+    loop.compile(plan, "the tightest plan")
+    lowest = plan.predicted_bytes
+    for percent in (2, 4, 7):
+        looser, met = loop.solve(0, lowest * (100 + percent) // 100)
+        if met and not loop.tried(looser):
+            loop.compile(looser, f"{percent} % looser")
+    return loop.result(min(loop.attempts, key=lambda a: (a.total_bytes, a.plan.overhead)))
+
+
+def _infeasible(loop: Loop, budget_bytes: int) -> BudgetInfeasible:
+    smallest = min(loop.attempts, key=lambda a: a.total_bytes)
+    fitted = loop.result(smallest)
+    message = (
+        f"no plan fits {format_bytes(budget_bytes)}: the smallest compiled footprint reached "
+        f"is {format_bytes(smallest.total_bytes)} ({smallest.total_bytes} bytes)"
+    )
+    return BudgetInfeasible(message, budget_bytes, smallest.total_bytes, fitted)
+
+
+def resident_bytes(program: Program, target: Target, donations: Sequence[Donation]) -> int:
+    """Bytes on one device for the whole step: arguments, and results that take no argument's."""
+    argument_bytes = 0
+    for value, struct in zip(program.arguments, target.arguments, strict=True):
+        if program.consumers[value] or value in program.result_values:
+            argument_bytes += _per_device(program.value_bytes[value], struct)
+    taken = {d.result for d in donations if d.donated}
+    result_bytes = sum(
+        program.value_bytes[r]
+        for index, r in enumerate(program.results)
+        if isinstance(r, int) and index not in taken
+    )
+    return argument_bytes + result_bytes
+
+
+def _per_device(count: int, struct: object) -> int:
+    sharding = getattr(struct, "sharding", None)
+    shape = getattr(struct, "shape", ())
+    if sharding is None or not shape or not count:
+        return count
+    part = 1
+    for dimension, whole in zip(sharding.shard_shape(shape), shape, strict=True):
+        part *= dimension / whole if whole else 1
+    return int(count * part)
+
+
+def with_device_scale(loop: Loop, budget_bytes: int) -> Loop:
+    """A loop whose problem counts bytes on one device, learnt by compiling the plain program.
+
+    Values of a program that runs on several devices are spread by XLA, not by the jaxpr.
+    """
+    attempt = loop.compile(loop.plain_plan(loop.prepared, budget_bytes), "plain, to learn spread")
+    problem = loop.prepared.problem
+    whole = simulate(problem, _identity(loop.prepared)).peak_bytes - problem.base_bytes
+    scale = attempt.step.footprint.temp_bytes / whole if whole else 1.0
+    scaled = replace(loop, scale=min(1.0, scale))
+    scaled.attempts.append(attempt)
+    return scaled

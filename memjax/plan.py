@@ -1,0 +1,260 @@
+"""A plan: what is recomputed where, in terms of a program's own eqns.
+
+In: a `Solution` and the `Coarse` problem that it solves. Out: a `Plan`, which prints,
+compares, is saved as JSON, and turns into a schedule again for the same program.
+
+A plan belongs to one program. It carries that program's `Fingerprint`, and refuses any
+other, naming the first thing that differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import jax
+
+from memjax.budget import format_bytes
+from memjax.coarsen import Coarse
+from memjax.liveness import Gap
+from memjax.problem import Solution
+from memjax.simulate import InvalidPlan, simulate
+from memjax.trace import Program
+
+PLAN_VERSION = 1
+"""Raised whenever a saved plan would be read differently."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a plan remembers of its program.
+
+    Attributes:
+        name: of the step.
+        arguments: `name: type` of each flat argument.
+        eqns: how many there are.
+        digest: of every primitive, type and operand.
+        jax_version: what traced it; compared only to explain a difference.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    eqns: int
+    digest: str
+    jax_version: str = field(compare=False)
+
+    def difference(self, other: Fingerprint) -> str | None:
+        """What sets `other` apart from this one, in words; None where nothing does."""
+        if self == other:
+            return None
+        for mine, its in zip(self.arguments, other.arguments, strict=False):
+            if mine != its:
+                return f"the plan's program takes {mine}, this one {its}"
+        if len(self.arguments) != len(other.arguments):
+            return (
+                f"the plan's program takes {len(self.arguments)} arrays, "
+                f"this one {len(other.arguments)}"
+            )
+        if self.jax_version != other.jax_version:
+            return (
+                f"the plan's program was traced by jax {self.jax_version}, "
+                f"this one by {other.jax_version}, which traces it differently"
+            )
+        if self.eqns != other.eqns:
+            return f"the plan's program has {self.eqns} eqns, this one {other.eqns}"
+        return f"the plan is for {self.name!r}, this is {other.name!r} with other eqns"
+
+
+def fingerprint(program: Program) -> Fingerprint:
+    """The fingerprint of a program; the same in every process."""
+    digest = hashlib.sha256()
+    for eqn in program.eqns:
+        types = ",".join(program.avals[v].str_short() for v in eqn.outputs)
+        reads = ",".join(str(v) for v in eqn.inputs if isinstance(v, int))
+        digest.update(f"{eqn.primitive}({reads})->{eqn.outputs}:{types};".encode())
+    arguments = tuple(
+        f"{name}: {program.avals[value].str_short()}"
+        for name, value in zip(program.argument_names, program.arguments, strict=True)
+    )
+    return Fingerprint(
+        name=program.name,
+        arguments=arguments,
+        eqns=len(program.eqns),
+        digest=digest.hexdigest(),
+        jax_version=jax.__version__,
+    )
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """Eqns that run again, in this order, before the first run of eqn `before`."""
+
+    before: int
+    eqns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions for one program and budget.
+
+    Attributes:
+        program: the fingerprint of the program it was made for.
+        budget_bytes: what it was made for.
+        predicted_bytes: the footprint by memjax's own count.
+        recomputations: in the order in which they run. What none of them names is kept.
+        overhead: predicted seconds of recomputation over those of the plain step.
+        bound_overhead: no plan at this order has less, by the planner's proof; None if
+            it proved nothing.
+        planner: who made it.
+    """
+
+    program: Fingerprint
+    budget_bytes: int
+    predicted_bytes: int
+    recomputations: tuple[Recomputation, ...] = ()
+    overhead: float = 0.0
+    bound_overhead: float | None = None
+    planner: str = "identity"
+
+    def __str__(self) -> str:
+        eqns = sum(len(r.eqns) for r in self.recomputations)
+        return (
+            f"plan for {self.program.name!r}: {format_bytes(self.predicted_bytes)} predicted of "
+            f"{format_bytes(self.budget_bytes)}, {eqns} eqns recomputed in "
+            f"{len(self.recomputations)} segments, overhead {100 * self.overhead:.1f} % "
+            f"({self.planner})"
+        )
+
+    def to_json(self) -> str:
+        """The plan as JSON text, for `from_json`."""
+        return json.dumps({"memjax_plan": PLAN_VERSION, **asdict(self)}, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan that `to_json` wrote.
+
+        Raises:
+            InvalidPlan: the text is cut off, is not a plan, or is of another version.
+        """
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InvalidPlan(f"not a plan: the JSON breaks off or is damaged ({error})") from error
+        version = content.pop("memjax_plan", None) if isinstance(content, dict) else None
+        if version is None:
+            raise InvalidPlan("not a plan: the JSON has no field `memjax_plan`")
+        if version != PLAN_VERSION:
+            raise InvalidPlan(
+                f"the plan has format version {version}, this memjax reads {PLAN_VERSION}; "
+                "plan again with this version"
+            )
+        return _plan_of(content)
+
+
+def _plan_of(content: dict[str, Any]) -> Plan:
+    expected = {f.name for f in fields(Plan)}
+    if set(content) != expected:
+        odd = sorted(expected ^ set(content))
+        raise InvalidPlan(f"not a plan: fields are missing or unknown: {', '.join(odd)}")
+    try:
+        program = dict(content["program"])
+        program["arguments"] = tuple(program["arguments"])
+        recomputations = tuple(
+            Recomputation(int(r["before"]), tuple(int(e) for e in r["eqns"]))
+            for r in content["recomputations"]
+        )
+        rest = {**content, "program": Fingerprint(**program), "recomputations": recomputations}
+        return Plan(**rest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidPlan(f"not a plan: {error!r}") from error
+
+
+def plan_of_solution(coarse: Coarse, solution: Solution, budget_bytes: int) -> Plan:
+    """Name a solution's decisions by the program's eqns.
+
+    Raises:
+        InvalidPlan: the solution is no valid schedule, or runs nodes first in another order
+            than the program's.
+    """
+    timeline = simulate(coarse.problem, solution)
+    plain = coarse.problem.total_cost
+    bound = None
+    if solution.bound_cost is not None and plain:
+        bound = max(0.0, solution.bound_cost / plain - 1)
+    return Plan(
+        program=fingerprint(coarse.graph.program),
+        budget_bytes=budget_bytes,
+        predicted_bytes=max(timeline.peak_bytes, coarse.problem.base_bytes),
+        recomputations=_recomputations(coarse, solution.order),
+        overhead=timeline.overhead,
+        bound_overhead=bound,
+        planner=solution.planner,
+    )
+
+
+def _recomputations(coarse: Coarse, order: Sequence[int]) -> tuple[Recomputation, ...]:
+    result = []
+    pending: list[int] = []
+    first_runs = -1
+    for node in order:
+        eqn = coarse.eqn_of_node[node]
+        if node <= first_runs:
+            pending.append(eqn)
+            continue
+        if node != first_runs + 1:
+            raise InvalidPlan(f"node {node} runs first in another order than the program's")
+        first_runs = node
+        if pending:
+            result.append(Recomputation(eqn, tuple(pending)))
+            pending = []
+    return tuple(result)
+
+
+def schedule_of_plan(coarse: Coarse, plan: Plan) -> tuple[int, ...]:
+    """The schedule of a plan, as node indices of a problem of the same program.
+
+    Raises:
+        InvalidPlan: the plan is for another program, or names eqns that cannot run there.
+    """
+    difference = plan.program.difference(fingerprint(coarse.graph.program))
+    if difference:
+        raise InvalidPlan(f"the plan was made for another program: {difference}")
+    before = {r.before: r.eqns for r in plan.recomputations}
+    order: list[int] = []
+    for node, eqn in enumerate(coarse.eqn_of_node):
+        for again in before.get(eqn, ()):
+            if again not in coarse.node_of_eqn:
+                raise InvalidPlan(f"the plan recomputes eqn {again}, which stores nothing")
+            order.append(coarse.node_of_eqn[again])
+        order.append(node)
+    simulate(coarse.problem, order)
+    return tuple(order)
+
+
+def decisions(coarse: Coarse, order: Sequence[int]) -> dict[Gap, str]:
+    """What a schedule does in each idle gap: `"keep"` or `"recompute"`.
+
+    Gaps of values that take no bytes of the problem (arguments, results) are left out.
+    """
+    place: dict[int, int] = {}
+    again: dict[int, list[int]] = {}
+    for position, node in enumerate(order):
+        if node in place:
+            again.setdefault(node, []).append(position)
+        place.setdefault(node, position)
+    result = {}
+    end = len(order)
+    for value, program_value in enumerate(coarse.value_of):
+        if not coarse.problem.value_bytes[value]:
+            continue
+        runs = again.get(coarse.problem.producer[value], [])
+        for gap in coarse.graph.gaps(program_value):
+            start = place[coarse.node_of_eqn[gap.start - 1]]
+            stop_node = coarse.node_of_eqn.get(gap.stop)
+            stop = end if stop_node is None else place[stop_node]
+            rerun = any(start < position < stop for position in runs)
+            result[gap] = "recompute" if rerun else "keep"
+    return result
