@@ -9,7 +9,6 @@ The blocks are unrolled, not scanned: a scan is one eqn for memjax so far.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax.training.train_state import TrainState
+
+from memjax.demo.task import Task
 
 Remat = Literal["full", "dots", "nobatch"]
 """What `jax.checkpoint` keeps of each block besides its input: nothing, the matmuls, or the
@@ -40,35 +41,6 @@ class Sizes:
     tokens: int = 256
     batch: int = 8
     vocab: int = 4096
-
-
-@dataclass(frozen=True)
-class Task:
-    """Something to train.
-
-    Attributes:
-        step: `(state, batch) -> (state, loss)`, neither jitted nor donated.
-        init: makes the first state from a PRNG key.
-        state: shapes of the state.
-        batch: shapes of a batch.
-    """
-
-    step: Callable[[Any, Any], tuple[Any, jax.Array]]
-    init: Callable[[jax.Array], Any]
-    state: Any
-    batch: Any
-
-    def random_batch(self, seed: int) -> Any:
-        """A batch of random bits: non-negative integers, standard normal floats."""
-        leaves, tree = jax.tree.flatten(self.batch)
-        keys = jax.random.split(jax.random.key(seed), len(leaves))
-        return jax.tree.unflatten(tree, map(_random, keys, leaves))
-
-
-def _random(key: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    if jnp.issubdtype(leaf.dtype, jnp.integer):
-        return jax.random.randint(key, leaf.shape, 0, 10, leaf.dtype)
-    return jax.random.normal(key, leaf.shape, leaf.dtype)
 
 
 class Block(nn.Module):
