@@ -19,39 +19,43 @@ import numpy as np
 from memjax.problem import Node, Problem
 
 
-def random_layered(nodes: int, seed: int, far: float = 0.15) -> Problem:
-    """Layers of random width; a node reads nodes of the last few layers, some from far.
+def random_layered(nodes: int, seed: int, near: float = 0.2, far: float = 0.14) -> Problem:
+    """Layers of random width; a node reads the layer before it, and some from further back.
 
     Args:
         nodes: how many.
         seed: of the draw.
-        far: the share of edges that come from any earlier layer.
+        near: the chance of an edge from each node of the layer before.
+        far: twice the mean number of edges from further back, for each node of the layer
+            before; the closer a layer, the likelier.
     """
     rng = np.random.default_rng(seed)
-    width = max(2, round(nodes**0.5 / 2))
+    width = nodes**0.5 * float(rng.uniform(0.6, 1.0))
     layers: list[list[int]] = []
     made: list[Node] = []
     while len(made) < nodes:
-        size = min(int(rng.integers(1, 2 * width)), nodes - len(made))
+        size = max(1, min(round(width * float(rng.uniform(0.4, 1.6))), nodes - len(made)))
         first = len(made)
         for index in range(first, first + size):
-            inputs = _draw_inputs(rng, layers, far)
-            made.append(Node(float(rng.integers(1, 1000)), inputs, (index,), name=str(index)))
+            inputs = _draw_inputs(rng, layers, near, far)
+            made.append(Node(float(rng.integers(0, 1000)), inputs, (index,), name=str(index)))
         layers.append(list(range(first, first + size)))
-    value_bytes = tuple(int(b) * 10 for b in rng.geometric(1 / 200, nodes))
+    value_bytes = tuple(int(b) * 10 + 10 for b in rng.geometric(1 / 210, nodes))
     return Problem(tuple(made), value_bytes, name=f"random_layered_{nodes}_seed{seed}")
 
 
 def _draw_inputs(
-    rng: np.random.Generator, layers: Sequence[Sequence[int]], far: float
+    rng: np.random.Generator, layers: Sequence[Sequence[int]], near: float, far: float
 ) -> tuple[int, ...]:
     if not layers:
         return ()
-    chosen: set[int] = set()
-    for _ in range(int(rng.integers(1, 8))):
-        near = layers[-1 - int(rng.integers(0, min(3, len(layers))))]
-        pool = layers[int(rng.integers(0, len(layers)))] if rng.random() < far else near
-        chosen.add(int(pool[int(rng.integers(0, len(pool)))]))
+    before = layers[-1]
+    chosen = {index for index in before if rng.random() < near}
+    chosen.add(before[int(rng.integers(0, len(before)))])
+    for _ in range(int(rng.binomial(len(before), far / 2))):
+        back = 1 + int(rng.geometric(3 / (len(layers) + 3)))
+        layer = layers[max(0, len(layers) - back)]
+        chosen.add(layer[int(rng.integers(0, len(layer)))])
     return tuple(sorted(chosen))
 
 
