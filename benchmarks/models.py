@@ -7,6 +7,7 @@ small, for tests; benchmarks pass sizes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -241,7 +242,7 @@ class NnxNet(nnx.Module):
 
     def __init__(self, features: int, width: int, layers: int, rngs: nnx.Rngs) -> None:
         sizes = [features, *[width] * layers]
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(itertools.pairwise(sizes))
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
         self.norms = nnx.List([nnx.BatchNorm(width, rngs=rngs) for _ in pairs])
         self.head = nnx.Linear(width, CLASSES, rngs=rngs)

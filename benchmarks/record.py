@@ -1,0 +1,62 @@
+"""Rows of measurements with what they were measured on, as CSV files; child processes."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def surroundings() -> dict[str, str]:
+    """Versions, device and date, for every row."""
+    device = jax.devices()[0]
+    return {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "python": platform.python_version(),
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def write_csv(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write rows to `results/<name>-<device kind>-jax<version>.csv`, replacing older ones.
+
+    Args:
+        name: of the benchmark.
+        rows: may differ in their columns; what a row lacks stays empty.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    where = surroundings()
+    kind = re.sub(r"\W+", "-", where["device_kind"].lower()).strip("-")
+    path = RESULTS / f"{name}-{kind}-jax{where['jax']}.csv"
+    full = [{**row, **where} for row in rows]
+    columns = list(dict.fromkeys(column for row in full for column in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(full)
+    print(f"wrote {path}")
+    return path
+
+
+def in_new_process(module: str, *arguments: str) -> dict[str, Any]:
+    """Run `python -m module arguments…` and parse the last line it prints as JSON."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
