@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from memjax.planners.auto import AutoPlanner
 from memjax.planners.base import Planner
+from memjax.planners.exact import ExactPlanner
 
-__all__ = ["AutoPlanner", "Planner", "get_planner"]
+__all__ = ["AutoPlanner", "ExactPlanner", "Planner", "get_planner"]
 
-_PLANNERS: dict[str, type[Planner]] = {cls.name: cls for cls in (AutoPlanner,)}
+_PLANNERS: dict[str, type[Planner]] = {cls.name: cls for cls in (AutoPlanner, ExactPlanner)}
 
 
 def get_planner(planner: str | Planner) -> Planner:
