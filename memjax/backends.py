@@ -23,14 +23,14 @@ class Backend:
         scheduler_options: compile options that make XLA schedule for memory, so that a
             planned order is kept.
         may_drop_barriers: whether some version removes barriers too early, to be probed.
-        copies_transposed_lhs: whether a matmul's left operand is copied when its contracted
-            dimensions are not the last.
+        copies_matmul_operands: whether matmuls copy operands whose dimensions are not in the
+            order that they want (`memjax.cost` knows which).
     """
 
     platform: str
     scheduler_options: dict[str, str] = field(default_factory=dict)
     may_drop_barriers: bool = False
-    copies_transposed_lhs: bool = False
+    copies_matmul_operands: bool = False
 
 
 BACKENDS = {
@@ -40,7 +40,7 @@ BACKENDS = {
         # broadcasts, zeros and transposed copies for the backward pass in the forward pass.
         scheduler_options={"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
         may_drop_barriers=True,
-        copies_transposed_lhs=True,
+        copies_matmul_operands=True,
     ),
     # The default scheduler takes the best of three by memory; barriers are removed after
     # scheduling (read in XLA's sources, not measured).

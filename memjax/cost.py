@@ -114,22 +114,29 @@ def node_seconds(graph: LivenessGraph, rates: DeviceRates) -> tuple[float, ...]:
 
 def workspace_bytes(eqn: Any, backend: Backend) -> int:
     """Bytes held only while an eqn runs: inside its bodies, or in copies of its operands."""
-    if eqn.primitive.name == "dot_general" and backend.copies_transposed_lhs:
+    if eqn.primitive.name == "dot_general" and backend.copies_matmul_operands:
         return _operand_copies_bytes(eqn)
     return inner_peak_bytes(eqn)
 
 
 def _operand_copies_bytes(eqn: Any) -> int:
-    """A matmul wants batch dimensions first in both operands, contracted ones last in the left."""
-    (lhs_contract, _), batches = eqn.params["dimension_numbers"]
+    """Bytes of the operands that XLA:CPU brings into another order before a matmul.
+
+    Batch dimensions must come first. With one contracted and one free dimension any order
+    will do; with more, the left operand must be (batch, free, contracted) and the right one
+    (batch, contracted, free), so that they can be merged. Measured, the same on jaxlib
+    0.10.2 and 0.12.0.1.
+    """
+    contracts, batches = eqn.params["dimension_numbers"]
     copied = 0
-    for operand, batch in zip(eqn.invars, batches, strict=True):
-        if tuple(batch) != tuple(range(len(batch))):
+    for side, operand in enumerate(eqn.invars):
+        contract, batch = tuple(contracts[side]), tuple(batches[side])
+        dimensions = range(operand.aval.ndim)
+        free = tuple(d for d in dimensions if d not in contract and d not in batch)
+        wanted = (*batch, *free, *contract) if side == 0 else (*batch, *contract, *free)
+        simple = len(contract) <= 1 and len(free) <= 1 and batch == tuple(range(len(batch)))
+        if not simple and wanted != tuple(dimensions):
             copied += _compat.aval_bytes(operand.aval)
-    lhs = eqn.invars[0].aval
-    last = tuple(range(lhs.ndim - len(lhs_contract), lhs.ndim))
-    if not copied and tuple(lhs_contract) != last:
-        copied = int(_compat.aval_bytes(lhs))
     return copied
 
 

@@ -2,8 +2,10 @@
 
 In: a `Program`. Out: a `Program` that computes the same sums and products.
 
-- `swap_transposed_matmuls`: `(a b)ᵀ` becomes `bᵀ aᵀ` where that spares a copy of the larger
-  operand (XLA:CPU copies a left operand whose contracted dimensions are not the last).
+- `merge_contracted`: a matmul that contracts several neighbouring dimensions, as every weight
+  gradient of a batch of sequences does, contracts one, of reshaped operands. XLA:CPU copies
+  the left operand otherwise.
+- `swap_transposed_matmuls`: `(a b)ᵀ` becomes `bᵀ aᵀ`, without the transposition.
 - `scatter_into_sum`: `y + scatter_add(zeros, u)` becomes `scatter_add(y, u)`, which updates
   in place and needs neither the zeros nor a third buffer. In the gradient of a
   cross-entropy over a large vocabulary that is one logits-sized buffer of three.
@@ -18,35 +20,49 @@ element twice; nothing else changes.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
+import jax
 import numpy as np
+from jax import lax
 
 from memjax import _compat, primitives
-from memjax.trace import Constant, Eqn, Program
+from memjax.trace import Constant, Eqn, Program, splice
 
 _MOVABLE = primitives.FUSES_OPERANDS
 
 
 def prepare(program: Program) -> Program:
     """All of this module's changes, in the order that lets each see what the others left."""
-    return consume_early(scatter_into_sum(swap_transposed_matmuls(program)))
+    return consume_early(scatter_into_sum(merge_contracted(swap_transposed_matmuls(program))))
 
 
 def consume_early(program: Program) -> Program:
     """Place every movable eqn without a heavy eqn after it as early as its inputs allow.
 
-    Eqns with effects and all others keep their order; ties keep theirs, too.
+    An eqn that reads an argument waits for the others that read it: the update of a
+    parameter, say, for the matmul that passes the cotangent on, since in its place the
+    update would have to copy what that matmul still reads. Eqns with effects and all others
+    keep their order; ties keep theirs, too.
     """
     tail = _tail(program)
     place: list[tuple[int, int]] = []
     for index, eqn in enumerate(program.eqns):
-        producers = [program.producer[v] for v in eqn.reads if program.producer[v] >= 0]
-        earliest = max((place[p][0] for p in producers), default=-1)
+        earliest = max((_ready(program, tail, place, v) for v in eqn.reads), default=-1)
         place.append((earliest, index) if tail[index] and earliest >= 0 else (index, index))
     # An anchor runs before the tail eqns that were moved to it.
     ranked = sorted(range(len(place)), key=lambda i: (place[i][0], tail[i], place[i][1]))
     return replace(program, eqns=tuple(program.eqns[i] for i in ranked))
+
+
+def _ready(
+    program: Program, tail: list[bool], place: list[tuple[int, int]], value: int
+) -> int:
+    """The place from which on a tail eqn may read a value."""
+    if program.producer[value] >= 0:
+        return place[program.producer[value]][0]
+    return max((r for r in program.consumers[value] if not tail[r]), default=-1)
 
 
 def _tail(program: Program) -> list[bool]:
@@ -83,8 +99,6 @@ def _is_swap(program: Program, matmul: Eqn, transposed: Eqn) -> bool:
     if not (isinstance(lhs, int) and isinstance(rhs, int)):
         return False
     if matmul.raw.params.get("out_sharding") is not None:
-        return False
-    if program.value_bytes[lhs] <= program.value_bytes[rhs]:
         return False
     (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = matmul.raw.params["dimension_numbers"]
     batch = len(lhs_batch)
@@ -165,3 +179,40 @@ def _scatter_into(scatter: Eqn, target: int, total: Eqn) -> Eqn:
     ]
     raw = _compat.replace_eqn(scatter.raw, invars=invars, outvars=list(total.raw.outvars))
     return Eqn(raw, (target, *scatter.inputs[1:]), total.outputs, scatter.name_stack)
+
+
+def merge_contracted(program: Program) -> Program:
+    """Contract one merged dimension where a matmul contracts several neighbouring ones."""
+    eqns: list[Eqn] = []
+    avals = list(program.avals)
+    for eqn in program.eqns:
+        if eqn.primitive == "dot_general" and _is_mergeable(eqn):
+            eqns += _merged(eqn, avals)
+        else:
+            eqns.append(eqn)
+    return replace(program, eqns=tuple(eqns), avals=tuple(avals))
+
+
+def _is_mergeable(eqn: Eqn) -> bool:
+    contracts, batches = eqn.raw.params["dimension_numbers"]
+    if len(contracts[0]) < 2 or batches[0] or eqn.raw.params.get("out_sharding") is not None:
+        return False
+    return all(tuple(c) == tuple(range(c[0], c[0] + len(c))) for c in contracts)
+
+
+def _merged(eqn: Eqn, avals: list[Any]) -> list[Eqn]:
+    """The eqns of the merged matmul; `avals` grows by what they write in between."""
+    params = eqn.raw.params
+    contracts, _ = params["dimension_numbers"]
+
+    def matmul(*operands: jax.Array) -> jax.Array:
+        merged = [
+            lax.reshape(x, (*x.shape[: c[0]], prod(x.shape[d] for d in c), *x.shape[c[-1] + 1 :]))
+            for x, c in zip(operands, contracts, strict=True)
+        ]
+        numbers = (((contracts[0][0],), (contracts[1][0],)), ((), ()))
+        rest = {k: params[k] for k in ("precision", "preferred_element_type") if k in params}
+        return lax.dot_general(*merged, numbers, **rest)
+
+    types = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.raw.invars]
+    return splice(eqn, jax.make_jaxpr(matmul)(*types), avals)

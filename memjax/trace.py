@@ -233,3 +233,30 @@ class _Flattener:
                 outputs = list(ids)
             env.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
+
+
+def splice(eqn: Eqn, closed: Any, avals: list[Any]) -> list[Eqn]:
+    """The eqns of a jaxpr in the place of one eqn, under its name and source line.
+
+    Args:
+        eqn: what is replaced; the jaxpr takes its inputs and returns its outputs.
+        closed: a jaxpr without constants.
+        avals: of the program; grows by the values that the new eqns write in between.
+    """
+    jaxpr, consts = _compat.jaxpr_parts(closed)
+    assert not consts, "a replacement must not capture arrays"
+    env: dict[Any, Operand] = dict(zip(jaxpr.invars, eqn.inputs, strict=True))
+    results = dict(zip(jaxpr.outvars, eqn.outputs, strict=True))
+    spliced = []
+    for new in jaxpr.eqns:
+        inputs = tuple(
+            Constant(v.val) if isinstance(v, _compat.Literal) else env[v] for v in new.invars
+        )
+        for var in new.outvars:
+            env[var] = results.get(var, len(avals))
+            if var not in results:
+                avals.append(var.aval)
+        outputs = tuple(int(env[v]) for v in new.outvars)  # type: ignore[arg-type]
+        raw = _compat.replace_eqn(new, source_info=eqn.raw.source_info, ctx=eqn.raw.ctx)
+        spliced.append(Eqn(raw, inputs, outputs, eqn.name_stack))
+    return spliced
