@@ -27,6 +27,10 @@ EXIT_FAILED = 1
 EXIT_INFEASIBLE = 3
 _INFEASIBLE = "BudgetInfeasible"
 _MIB = 2**20
+_CAPTION = (
+    "jax.checkpoint: round each block. Compiled: what XLA assigned, and what a budget covers. "
+    "Resident: growth of the process while it trains, with what the runtime takes for itself."
+)
 
 
 @dataclass
@@ -55,7 +59,7 @@ def program(options: _Options, debug: bool) -> None:
     show_default=True,
     help='A budget for memjax, such as "300MiB". May be given several times.',
 )
-@click.option("--steps", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=6, show_default=True)
 @click.option("--layers", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def demo(budgets: Sequence[str], steps: int, layers: int, as_json: bool) -> None:
@@ -65,7 +69,7 @@ def demo(budgets: Sequence[str], steps: int, layers: int, as_json: bool) -> None
 
     variants = [
         Variant("jax.jit", steps=steps, layers=layers),
-        Variant("jax.checkpoint, each block", remat=True, steps=steps, layers=layers),
+        Variant("jax.checkpoint", remat=True, steps=steps, layers=layers),
         *(Variant(f"memjax {b}", budget=b, steps=steps, layers=layers) for b in budgets),
     ]
     measurements = _measure_all(variants)
@@ -114,8 +118,8 @@ def _measure_all(variants: Sequence[Variant]) -> list[Measurement]:
 def _table(measurements: Sequence[Measurement]) -> Table:
     from rich.table import Table
 
-    table = Table(caption="Resident: growth of the process while it trains, runtime included.")
-    table.add_column("train step")
+    table = Table(caption=_CAPTION)
+    table.add_column("train step", no_wrap=True)
     for header in ("compiled MiB", "resident MiB", "step s", "first loss", "last loss"):
         table.add_column(header, justify="right")
     for m in measurements:

@@ -36,7 +36,7 @@ class Variant:
     name: str
     budget: str | None = None
     remat: bool = False
-    steps: int = 8
+    steps: int = 6
     layers: int = 4
 
 
