@@ -34,7 +34,8 @@ Run = tuple[int, int]
 """(stage, node) of a recomputation."""
 
 TRIES = 6  # gaps tried exactly for each that is chosen; more is slower and not better
-DEPTH = 3  # links of a chain of recomputations that are tried at once
+DEPTH = 3  # inputs of inputs that are tried with a gap
+LINKS = 12  # recomputations of inputs tried with each gap
 SAMPLE = 40  # recomputations whose inputs are looked at for further gaps
 
 
@@ -55,11 +56,14 @@ class Search:
         self.work = 0
         self.plain = schedule.problem.total_cost
         self.weight = 2 * self.plain / max(1, budget_bytes)
+        self._may_run = [node.recomputable for node in schedule.problem.nodes]
+        self._links = 0
         self._collect_gaps()
 
     def _collect_gaps(self) -> None:
         """Idle gaps of the plain schedule as arrays: node, stages at either end, bytes, cost."""
         problem = self.schedule.problem
+        kept = set(problem.outputs)
         gaps: list[tuple[int, int, int, int]] = []
         for index, node in enumerate(problem.nodes):
             if not node.recomputable:
@@ -70,6 +74,9 @@ class Search:
                     if reader > before + 1:
                         gaps.append((index, before, reader, problem.value_bytes[value]))
                     before = reader
+                if value in kept and len(problem.nodes) - 1 > before + 1:
+                    size = problem.value_bytes[value]
+                    gaps.append((index, before, len(problem.nodes) - 1, size))
         table = np.array(gaps, np.int64).reshape(-1, 4)
         self._node, self._from, self._to = (table[:, i].copy() for i in range(3))
         self._bytes = table[:, 3].astype(float)
@@ -133,15 +140,13 @@ class Search:
         return False
 
     def _relieve(self, stage: int, over: NDArray[np.int64], noise: float) -> bool:
+        """Add the chain of runs that saves excess at the least cost for each byte."""
         before = float(over.sum())
         best: tuple[float, list[Run]] | None = None
-        for run in self._gaps_across(stage, over, noise) + self._gaps_of_extra(stage):
-            if run[1] in self.schedule.stages[run[0]]:
-                continue
+        for run in self._candidates(stage, over, noise):
+            self._links = LINKS
             chain, after = self._try_run(run, DEPTH)
-            for link in reversed(chain):
-                self.schedule.remove(link[1], link[0])
-            self.work += 2 * len(chain)
+            self._undo(chain)
             if after >= before:
                 continue
             cost = sum(self.schedule.costs[node] for _, node in chain) + 1e-9 * self.plain
@@ -154,45 +159,60 @@ class Search:
             self.add(run)
         return True
 
-    def _gaps_across(self, stage: int, over: NDArray[np.int64], noise: float) -> list[Run]:
-        """The best few idle gaps of the plain schedule that span a stage."""
+    def _candidates(self, stage: int, over: NDArray[np.int64], noise: float) -> list[Run]:
+        """The idle gaps that span a stage and promise most for their cost."""
+        sums = np.concatenate(([0], np.cumsum(over)))
+        counts = np.concatenate(([0], np.cumsum(over > 0)))
+        ranked = self._gaps_across(stage, sums, counts, noise)
+        ranked += self._gaps_of_extra(stage, sums, counts, noise)
+        ranked.sort()
+        return list(dict.fromkeys(run for _, run in ranked))[:TRIES]
+
+    def _gaps_across(
+        self, stage: int, sums: NDArray[np.int64], counts: NDArray[np.int64], noise: float
+    ) -> list[tuple[float, Run]]:
+        """The best few idle gaps of the plain schedule, with cost over excess saved."""
         within = len(self.schedule.stages[stage]) > 1
         spans = (self._from < stage) & (self._to >= stage if within else self._to > stage)
         index = np.flatnonzero(spans)
-        sums = np.concatenate(([0], np.cumsum(over)))
-        counts = np.concatenate(([0], np.cumsum(over > 0)))
         low, high = self._from[index] + 1, self._to[index]
         spanned = np.maximum(counts[high] - counts[low], 1)
-        most = np.maximum(sums[high] - sums[low], over[stage])
+        most = np.maximum(sums[high] - sums[low], sums[stage + 1] - sums[stage])
         saved = np.minimum(self._bytes[index] * spanned, most)
         ranks = self._cost[index] / np.maximum(saved, 1e-9)
         if noise:
             ranks = ranks * np.exp(noise * self.noise.standard_normal(len(index)))
-        taken: list[Run] = []
-        for place in np.argsort(ranks, kind="stable")[: 4 * TRIES]:
+        ranked: list[tuple[float, Run]] = []
+        for place in np.argsort(ranks, kind="stable")[: 4 * TRIES].tolist():
             gap = index[place]
             run = int(self._to[gap]), int(self._node[gap])
-            if run not in taken and run[1] not in self.schedule.stages[run[0]]:
-                taken.append(run)
-            if len(taken) == TRIES:
-                break
-        return taken
+            if run[1] not in self.schedule.stages[run[0]]:
+                ranked.append((float(ranks[place]), run))
+        return ranked
 
-    def _gaps_of_extra(self, stage: int) -> list[Run]:
-        """Idle gaps that span a stage because a recomputation reads a value late."""
+    def _gaps_of_extra(
+        self, stage: int, sums: NDArray[np.int64], counts: NDArray[np.int64], noise: float
+    ) -> list[tuple[float, Run]]:
+        """The same for gaps that are there because a recomputation reads a value late."""
         schedule = self.schedule
         later = self.extra[bisect_right(self.extra, (stage + 1) * schedule.step) :]
         if len(later) > SAMPLE:
             later = [later[i] for i in sorted(self.random.sample(range(len(later)), SAMPLE))]
-        taken: dict[Run, None] = {}
+        ranked: list[tuple[float, Run]] = []
         for key in later:
             target, node = divmod(key, schedule.step)
-            for value, _, producer in schedule.ins[node]:
-                if not schedule.problem.nodes[producer].recomputable:
+            for value, size, producer in schedule.ins[node]:
+                if not self._may_run[producer] or producer in schedule.stages[target]:
                     continue
-                if self._read_before(value, producer, key) // schedule.step < stage:
-                    taken[(target, producer)] = None
-        return list(taken)
+                since = self._read_before(value, producer, key) // schedule.step
+                if since >= stage:
+                    continue
+                spanned = int(counts[target] - counts[since + 1])
+                saved = min(size * spanned, int(sums[target] - sums[since + 1]))
+                factor = math.exp(noise * self.random.gauss(0, 1)) if noise else 1.0
+                cost = schedule.costs[producer] + 1e-9 * self.plain
+                ranked.append((factor * cost / max(saved, 1e-9), (target, producer)))
+        return ranked
 
     def _read_before(self, value: int, producer: int, key: int) -> int:
         """The key of the last read before `key` of the copy read there, or of its start."""
@@ -200,6 +220,11 @@ class Search:
         here = bisect_left(uses, key)
         start = runs[bisect_left(runs, key) - 1]
         return max(start, uses[here - 1]) if here else start
+
+    def _undo(self, chain: Sequence[Run]) -> None:
+        for stage, node in reversed(chain):
+            self.schedule.remove(node, stage)
+        self.work += 2 * len(chain)
 
     def _try_run(self, run: Run, depth: int) -> tuple[list[Run], float]:
         """Add a run, and runs of its inputs where that lowers the excess further."""
@@ -210,25 +235,24 @@ class Search:
         if depth == 0:
             return chain, after
         for value, _, producer in schedule.ins[node]:
+            if self._links == 0:
+                break
             if not self._is_held_for(value, producer, stage * schedule.step + node):
                 continue
+            self._links -= 1
             more, lower = self._try_run((stage, producer), depth - 1)
             if lower < after:
                 after = lower
                 chain += more
-                continue
-            for link in reversed(more):
-                schedule.remove(link[1], link[0])
-            self.work += 2 * len(more)
+            else:
+                self._undo(more)
         return chain, after
 
     def _is_held_for(self, value: int, producer: int, key: int) -> bool:
         """Whether a value is held across a stage above the budget for one read alone."""
         schedule = self.schedule
         stage = key // schedule.step
-        if not schedule.problem.nodes[producer].recomputable:
-            return False
-        if producer in schedule.stages[stage]:
+        if not self._may_run[producer] or producer in schedule.stages[stage]:
             return False
         if schedule.last_read(value, producer, key)[1] != key:
             return False
