@@ -41,6 +41,20 @@ class Coarse:
     graph: LivenessGraph
 
     @cached_property
+    def updates(self) -> dict[int, int]:
+        """Nodes that only write results, which only such nodes read, with the bytes written."""
+        program = self.graph.program
+        updates: dict[int, int] = {}
+        for node in range(len(self.eqn_of_node) - 1, -1, -1):
+            eqn = self.eqn_of_node[node]
+            outputs = program.eqns[eqn].outputs
+            readers = {self.node_of_eqn[r] for v in outputs for r in self.graph.readers[v]}
+            only_results = all(v in program.result_values for v in outputs)
+            if only_results and outputs and readers <= updates.keys():
+                updates[node] = sum(program.value_bytes[v] for v in outputs)
+        return updates
+
+    @cached_property
     def node_of_eqn(self) -> dict[int, int]:
         """Node by eqn index."""
         return {eqn: node for node, eqn in enumerate(self.eqn_of_node)}

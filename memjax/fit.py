@@ -24,7 +24,7 @@ from memjax.plan import Plan, plan_of_solution, schedule_of_plan
 from memjax.planners import Planner
 from memjax.prepare import prepare
 from memjax.problem import Solution
-from memjax.rewrite import rewrite
+from memjax.rewrite import emitted_timeline, rewrite
 from memjax.simulate import simulate
 from memjax.trace import Program
 
@@ -112,14 +112,19 @@ class Loop:
         return coarsen(graph, seconds, self.target.backend, base_bytes, self.scale)
 
     def plain_plan(self, coarse: Coarse, budget_bytes: int) -> Plan:
-        return plan_of_solution(coarse, Solution.identity(coarse.problem), budget_bytes)
+        return self.make_plan(coarse, Solution.identity(coarse.problem), budget_bytes)
+
+    def make_plan(self, coarse: Coarse, solution: Solution, budget_bytes: int) -> Plan:
+        peak_bytes = emitted_timeline(coarse, solution.order).peak_bytes
+        predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
+        return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes)
 
     def solve(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
         """A plan for `target_bytes`, and whether it meets them by the planner's word."""
         start = time.perf_counter()
         solution = self.planner.solve(self.prepared.problem, target_bytes)
         self.planning_seconds += time.perf_counter() - start
-        return plan_of_solution(self.prepared, solution, budget_bytes), solution.met
+        return self.make_plan(self.prepared, solution, budget_bytes), solution.met
 
     def compile(self, plan: Plan, purpose: str) -> Attempt:
         order = schedule_of_plan(self.prepared, plan)

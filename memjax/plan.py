@@ -172,8 +172,16 @@ def _plan_of(content: dict[str, Any]) -> Plan:
         raise InvalidPlan(f"not a plan: {error!r}") from error
 
 
-def plan_of_solution(coarse: Coarse, solution: Solution, budget_bytes: int) -> Plan:
+def plan_of_solution(
+    coarse: Coarse, solution: Solution, budget_bytes: int, predicted_bytes: int
+) -> Plan:
     """Name a solution's decisions by the program's eqns.
+
+    Args:
+        coarse: the problem that was solved.
+        solution: what the planner says.
+        budget_bytes: what it was made for.
+        predicted_bytes: the peak of the schedule as it is emitted.
 
     Raises:
         InvalidPlan: the solution is no valid schedule, or runs nodes first in another order
@@ -187,7 +195,7 @@ def plan_of_solution(coarse: Coarse, solution: Solution, budget_bytes: int) -> P
     return Plan(
         program=fingerprint(coarse.graph.program),
         budget_bytes=budget_bytes,
-        predicted_bytes=max(timeline.peak_bytes, coarse.problem.base_bytes),
+        predicted_bytes=predicted_bytes,
         recomputations=_recomputations(coarse, solution.order),
         overhead=timeline.overhead,
         bound_overhead=bound,

@@ -44,25 +44,39 @@ def consume_early(program: Program) -> Program:
     An eqn that reads an argument waits for the others that read it: the update of a
     parameter, say, for the matmul that passes the cotangent on, since in its place the
     update would have to copy what that matmul still reads. Eqns with effects and all others
-    keep their order; ties keep theirs, too.
+    keep their order; ties keep theirs, too. What reads nothing but arguments (the bias
+    corrections of Adam) runs right before its first reader.
     """
     tail = _tail(program)
-    place: list[tuple[int, int]] = []
+    place = list(range(len(program.eqns)))
+    floating = [False] * len(program.eqns)
     for index, eqn in enumerate(program.eqns):
-        earliest = max((_ready(program, tail, place, v) for v in eqn.reads), default=-1)
-        place.append((earliest, index) if tail[index] and earliest >= 0 else (index, index))
+        if tail[index]:
+            ready = [_ready(program, tail, place, floating, v) for v in eqn.reads]
+            floating[index] = max(ready, default=-1) < 0
+            place[index] = max(ready, default=-1)
+    for index in range(len(program.eqns) - 1, -1, -1):
+        if floating[index]:
+            place[index] = _first_reader(program, place, index)
     # An anchor runs before the tail eqns that were moved to it.
-    ranked = sorted(range(len(place)), key=lambda i: (place[i][0], tail[i], place[i][1]))
+    ranked = sorted(range(len(place)), key=lambda i: (place[i], tail[i], i))
     return replace(program, eqns=tuple(program.eqns[i] for i in ranked))
 
 
 def _ready(
-    program: Program, tail: list[bool], place: list[tuple[int, int]], value: int
+    program: Program, tail: list[bool], place: list[int], floating: list[bool], value: int
 ) -> int:
-    """The place from which on a tail eqn may read a value."""
-    if program.producer[value] >= 0:
-        return place[program.producer[value]][0]
+    """The place from which on a tail eqn may read a value; -1 where any will do."""
+    producer = program.producer[value]
+    if producer >= 0:
+        return -1 if floating[producer] else place[producer]
     return max((r for r in program.consumers[value] if not tail[r]), default=-1)
+
+
+def _first_reader(program: Program, place: list[int], index: int) -> int:
+    """Where an eqn that waits for nothing is needed first: no earlier, it would be held."""
+    readers = [c for v in program.eqns[index].outputs for c in program.consumers[v]]
+    return min((place[r] for r in readers), default=index)
 
 
 def _tail(program: Program) -> list[bool]:

@@ -15,6 +15,7 @@ from memjax.compile import Footprint
 from memjax.donation import Donation
 from memjax.fit import Fitted
 from memjax.plan import Plan, schedule_of_plan
+from memjax.rewrite import emitted_timeline
 from memjax.simulate import Timeline, simulate
 
 
@@ -267,6 +268,6 @@ def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]
         compiled_flops=chosen.step.flops,
         overhead=chosen.plan.overhead,
         planning_seconds=fitted.planning_seconds,
-        holders=peak_holders(coarse, simulate(problem, order)),
+        holders=peak_holders(coarse, emitted_timeline(coarse, order)),
         donations=tuple(donations),
     )

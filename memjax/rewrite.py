@@ -29,7 +29,7 @@ from jax.lax import optimization_barrier
 
 from memjax import _compat
 from memjax.coarsen import Coarse
-from memjax.simulate import simulate
+from memjax.simulate import Timeline, simulate
 from memjax.trace import Constant, Eqn
 
 
@@ -56,57 +56,106 @@ class Segment:
 
 
 def segments(coarse: Coarse, order: Sequence[int]) -> tuple[Segment, ...]:
-    """Cut a schedule into segments and find what goes through the barrier of each."""
-    cuts = _cuts(coarse, order)
-    last_read = _last_reads(coarse, order)
-    newest: dict[int, int] = {}
-    fresh: list[int] = []
-    result = []
-    for number, (start, recomputed, fenced) in enumerate(cuts):
-        nodes = tuple(order[start : _next_start(cuts, number, len(order), fenced=False)])
-        barrier: tuple[int, ...] = ()
-        if fenced:
-            behind = order[start : _next_start(cuts, number, len(order), fenced=True)]
-            triggers = (v for v in fresh if last_read.get((v, newest[v]), -1) >= start)
-            barrier = tuple(dict.fromkeys((*triggers, *_external_reads(coarse, behind))))
-            fresh = []
-        for position, node in enumerate(nodes, start):
-            for value in coarse.problem.nodes[node].outputs:
-                fresh.append(coarse.value_of[value])
-                newest[coarse.value_of[value]] = position
-        result.append(Segment(nodes, recomputed, barrier))
-    return tuple(result)
+    """Cut a schedule into segments and find what goes through the barrier of each.
 
-
-Cut = tuple[int, bool, bool]  # start, recomputed, fenced
-
-
-def _cuts(coarse: Coarse, order: Sequence[int]) -> list[Cut]:
-    """Where segments start. Recomputations have a barrier always, first runs at fences."""
+    Updates of donated arguments move behind the next barrier, see `_settle`; all else keeps
+    its place.
+    """
     if len(order) == len(coarse.problem.nodes):
-        return [(0, False, False)]
+        return (Segment(tuple(order), recomputed=False),)
+    return _with_barriers(coarse, _settle(coarse, _parts(coarse, order)))
+
+
+def emitted_order(parts: Sequence[Segment]) -> tuple[int, ...]:
+    """The schedule that segments carry out."""
+    return tuple(node for part in parts for node in part.nodes)
+
+
+def emitted_timeline(coarse: Coarse, order: Sequence[int]) -> Timeline:
+    """What a schedule holds as it is carried out."""
+    return simulate(coarse.problem, emitted_order(segments(coarse, order)))
+
+
+@dataclass
+class _Part:
+    nodes: list[int]
+    recomputed: bool
+    fenced: bool
+
+
+def _parts(coarse: Coarse, order: Sequence[int]) -> list[_Part]:
+    """Recomputations have a barrier always, first runs at fences."""
     fences = _fences(coarse, order)
     seen: set[int] = set()
-    cuts: list[Cut] = []
+    parts: list[_Part] = []
     for position, node in enumerate(order):
         recomputed = node in seen
         seen.add(node)
-        starts = not cuts or recomputed != cuts[-1][1]
+        starts = not parts or recomputed != parts[-1].recomputed
         if starts or position in fences:
-            cuts.append((position, recomputed, recomputed or position in fences))
-    return cuts
+            parts.append(_Part([], recomputed, recomputed or position in fences))
+        parts[-1].nodes.append(node)
+    return parts
 
 
-def _next_start(cuts: Sequence[Cut], number: int, end: int, *, fenced: bool) -> int:
-    later = (start for start, _, has_barrier in cuts[number + 1 :] if has_barrier or not fenced)
-    return next(later, end)
+def _settle(coarse: Coarse, parts: Sequence[_Part]) -> list[_Part]:
+    """Move the updates of donated arguments behind the next barrier.
+
+    An update may take its argument's buffer only if XLA can prove that everybody else has
+    read the argument before; otherwise it copies. Behind the barrier that the other readers'
+    results go through, it can. Updates that something else reads stay where they are.
+    """
+    updates = coarse.updates
+    settled = []
+    waiting: list[int] = []
+    for part in parts:
+        if part.fenced:
+            part.nodes[:0] = waiting
+            late = [n for n in part.nodes[len(waiting) :] if n in updates]
+            waiting = []
+        else:
+            late = [n for n in part.nodes if n in updates]
+        moved = set(late)
+        settled.append(
+            _Part([n for n in part.nodes if n not in moved], part.recomputed, part.fenced)
+        )
+        waiting += late
+    if waiting:
+        settled.append(_Part(waiting, recomputed=False, fenced=True))
+    return settled
+
+
+def _with_barriers(coarse: Coarse, parts: Sequence[_Part]) -> tuple[Segment, ...]:
+    last_read = _last_reads(coarse, [n for part in parts for n in part.nodes])
+    newest: dict[int, int] = {}
+    fresh: list[int] = []
+    result = []
+    position = 0
+    for number, part in enumerate(parts):
+        barrier: tuple[int, ...] = ()
+        if part.fenced:
+            later = parts[number + 1 :]
+            end = next((i for i, p in enumerate(later) if p.fenced), len(later))
+            behind = [n for p in (part, *later[:end]) for n in p.nodes]
+            triggers = (v for v in fresh if last_read.get((v, newest[v]), -1) >= position)
+            barrier = tuple(dict.fromkeys((*triggers, *_external_reads(coarse, behind))))
+            fresh = []
+        for node in part.nodes:
+            for value in coarse.problem.nodes[node].outputs:
+                fresh.append(coarse.value_of[value])
+                newest[coarse.value_of[value]] = position
+            position += 1
+        result.append(Segment(tuple(part.nodes), part.recomputed, barrier))
+    return tuple(result)
 
 
 def _fences(coarse: Coarse, order: Sequence[int]) -> frozenset[int]:
-    """Positions near the peak where something large is written after something large died.
+    """Positions where order matters that no recomputation enforces.
 
-    Without a barrier there XLA may put off a reader of what should have died (the loss, say,
-    which nothing needs before the end), and hold both.
+    1. Near the peak, where something large is written after something large died: without a
+       barrier XLA may put off a reader of what should have died (the loss, say, which
+       nothing needs before the end), and hold both.
+    2. Where updates of many bytes wait for a barrier to settle behind.
     """
     problem = coarse.problem
     timeline = simulate(problem, order)
@@ -114,15 +163,18 @@ def _fences(coarse: Coarse, order: Sequence[int]) -> frozenset[int]:
     dies = [0] * (len(order) + 1)
     for copy in timeline.held:
         dies[copy.stop] += problem.value_bytes[copy.value]
-    died = 0
+    died = waiting = 0
     fences = []
     for position, node in enumerate(order):
         died += dies[position]
+        if node in coarse.updates:
+            waiting += coarse.updates[node]
         written = sum(problem.value_bytes[v] for v in problem.nodes[node].outputs)
         near_peak = timeline.bytes_at[position] - problem.base_bytes >= FENCE_FROM * dynamic_peak
-        if near_peak and min(died, written) >= FENCE_STEP * dynamic_peak:
+        step = FENCE_STEP * dynamic_peak
+        if (near_peak and min(died, written) >= step) or waiting >= 4 * step:
             fences.append(position)
-            died = 0
+            died = waiting = 0
     return frozenset(fences)
 
 
