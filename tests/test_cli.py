@@ -61,15 +61,15 @@ def test_a_malformed_budget_is_an_error_of_one_line(capfd):
 
 
 def test_demo_measures_plain_and_budgeted_steps(capsys):
-    arguments = ["demo", "--layers", "1", "--steps", "3", "--budget", "160MiB", "--json"]
+    arguments = ["demo", "--layers", "1", "--steps", "3", "--budget", "80MiB", "--json"]
     assert cli.main(arguments) == 0
     plain, checkpointed, budgeted = json.loads(capsys.readouterr().out)
-    assert (plain["budget"], checkpointed["budget"], budgeted["budget"]) == (None, None, "160MiB")
+    assert (plain["budget"], checkpointed["budget"], budgeted["budget"]) == (None, None, "80MiB")
     for measured in (plain, checkpointed, budgeted):
         assert measured["compiled_bytes"] > 0
         assert measured["step_seconds"] > 0
         assert measured["last_loss"] < measured["first_loss"]
         assert measured["last_loss"] == pytest.approx(plain["last_loss"], rel=1e-5)
-    assert budgeted["compiled_bytes"] <= 160 * 2**20
+    assert budgeted["compiled_bytes"] <= 80 * 2**20
     # The state and the temporaries are there while the step runs, so the process holds them.
     assert plain["resident_bytes"] > 0.7 * plain["compiled_bytes"]
