@@ -34,7 +34,7 @@ class AutoPlanner(Planner):
     """
 
     name: ClassVar[str] = "auto"
-    work: int = 60_000
+    work: int = 120_000
     starts: int = 3
     seed: int = 0
     enough: float = 2e-4

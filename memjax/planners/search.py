@@ -33,9 +33,11 @@ from memjax.planners.incremental import Schedule
 Run = tuple[int, int]
 """(stage, node) of a recomputation."""
 
-TRIES = 6  # gaps tried exactly for each that is chosen; more is slower and not better
+TRIES = 16  # gaps tried exactly for each that is chosen; 6 and 24 are worse for the same work
 DEPTH = 3  # inputs of inputs that are tried with a gap
-LINKS = 12  # recomputations of inputs tried with each gap
+LINKS = 4  # recomputations of inputs tried with each gap; 12 is worse for the same work
+NOISE = 0.5  # spread of the random factor on a gap's rank; 0.25 and 1 are about as good
+HEAT = 0.3  # of annealing, in mean costs of a recomputation; 0.05 to 1 are about as good
 SAMPLE = 40  # recomputations whose inputs are looked at for further gaps
 
 
@@ -183,7 +185,7 @@ class Search:
         if noise:
             ranks = ranks * np.exp(noise * self.noise.standard_normal(len(index)))
         ranked: list[tuple[float, Run]] = []
-        for place in np.argsort(ranks, kind="stable")[: 4 * TRIES].tolist():
+        for place in np.argsort(ranks, kind="stable")[: 2 * TRIES].tolist():
             gap = index[place]
             run = int(self._to[gap]), int(self._node[gap])
             if run[1] not in self.schedule.stages[run[0]]:
@@ -274,25 +276,28 @@ class Search:
         return sorted(runs, key=lambda r: (-costs[r[1]], r))
 
     def improve(self, work: int) -> None:
-        """Rounds of ruin and recreate until `work` changes are made; ends at the best seen."""
+        """Rounds of ruin and recreate until `work` changes are made; ends at the best seen.
+
+        Stops at half of that where the search has stood still for as long.
+        """
         start, limit = self.work, self.work + work
-        current = self.runs()
-        score = self.score()
-        best, best_score, heat = current, score, 0.02 * score
-        while self.work < limit and current:
+        current, score = self.runs(), self.score()
+        best, best_score, best_work = current, score, start
+        while self.work < limit and self.work - best_work < work // 2 and current:
             before = self.work
             for run in self._ruined(current):
                 self.remove(run)
-            if self.recreate(0.5):
+            if self.recreate(NOISE):
                 self.prune(self._to_prune(current))
             outcome = self.score()
-            cool = heat * (limit - self.work) / (limit - start)
-            if self._accepts(outcome - score, cool):
+            mean = sum(self.schedule.costs[node] for _, node in current) / len(current)
+            left = (limit - self.work) / work
+            if self._accepts(outcome - score, HEAT * mean * left * left):
                 current, score = self.runs(), outcome
             else:
                 self.go_to(current)
             if score < best_score - 1e-12 * self.plain:
-                best, best_score = current, score
+                best, best_score, best_work = current, score, self.work
             self.work += before == self.work
         self.go_to(best)
 
