@@ -27,7 +27,9 @@ class AutoPlanner(Planner):
     """See the module.
 
     Attributes:
-        work: changes of the schedule that the search may make, less for large problems.
+        work: changes of the schedule that a round of the search may make, less for large
+            problems.
+        rounds: of the search at most.
         starts: how many rules are pruned to the budget.
         seed: of the search's randomness.
         enough: the search ends early at this overhead above the bound, as a share.
@@ -35,6 +37,7 @@ class AutoPlanner(Planner):
 
     name: ClassVar[str] = "auto"
     work: int = 120_000
+    rounds: int = 5
     starts: int = 3
     seed: int = 0
     enough: float = 2e-4
@@ -49,7 +52,7 @@ class AutoPlanner(Planner):
         search = Search(schedule, budget_bytes, self.seed)
         bound = self._start(problem, search)
         if search.score() > bound + self.enough * problem.total_cost:
-            search.improve(self._allowed(problem))
+            self._improve(search, self._allowed(problem))
             bound = max(bound, self._bound(problem, budget_bytes, peaks))
         return Solution(
             schedule.order(),
@@ -58,6 +61,14 @@ class AutoPlanner(Planner):
             bound_cost=problem.total_cost + bound,
             iterations=search.work,
         )
+
+    def _improve(self, search: Search, work: int) -> None:
+        """Search in rounds, as long as the budget is not met or a round gains a hundredth."""
+        for _ in range(self.rounds):
+            before = search.score()
+            search.improve(work)
+            if search.excess() == 0 and search.score() > 0.99 * before:
+                return
 
     def _allowed(self, problem: Problem) -> int:
         """A change costs time that grows with the number of stages it spans."""

@@ -73,8 +73,9 @@ class Schedule:
             if producer[value] >= 0:
                 self.uses[value].append(self.end - 1)
         self._levels: NDArray[np.int64] = np.zeros((2, count), np.int64)
-        self._cover = [[0] for _ in range(count)]
+        self._held = [[0] for _ in range(count)]
         self._own = [[0] for _ in range(count)]
+        self._stale: dict[int, None] = {}
         self._fill()
 
     @property
@@ -114,8 +115,10 @@ class Schedule:
         row = self.stages[stage]
         place = bisect_left(row, node)
         row.insert(place, node)
-        self._cover[stage].insert(place, self._cover[stage][place])
-        self._own[stage].insert(place, self.adds[node])
+        held, own = self._held[stage], self._own[stage]
+        held.insert(place, held[place] - own[place] + self.adds[node])
+        own.insert(place, self.adds[node])
+        self._stale[stage] = None
         self.cost += self.costs[node]
         runs = self.runs[node]
         at = bisect_left(runs, key)
@@ -142,7 +145,7 @@ class Schedule:
             last = uses[here - 1] if here and uses[here - 1] > start else start
             touched.append(last)
             self._shift(last, key, size)
-        self._settle(stage, touched)
+        self._settle(touched)
 
     def remove(self, node: int, stage: int) -> None:
         """Undo `add(node, stage)`, whatever was added since."""
@@ -176,9 +179,10 @@ class Schedule:
         row = self.stages[stage]
         place = bisect_left(row, node)
         del row[place]
-        del self._cover[stage][place]
+        del self._held[stage][place]
         del self._own[stage][place]
-        self._settle(stage, touched)
+        self._stale[stage] = None
+        self._settle(touched)
 
     def _shift(self, low: int, high: int, delta: int) -> None:
         """Runs with keys in `(low, high]` hold `delta` bytes more."""
@@ -196,31 +200,33 @@ class Schedule:
             self._levels[:, first + 1 : last + 1] += delta
 
     def _shift_part(self, stage: int, after: int, upto: int, delta: int) -> None:
-        row = self.stages[stage]
-        cover, own = self._cover[stage], self._own[stage]
+        row, held = self.stages[stage], self._held[stage]
         for place in range(bisect_right(row, after), bisect_right(row, upto)):
-            cover[place] += delta
-        self._levels[1, stage] = self._levels[0, stage] + max(map(int.__add__, cover, own))
+            held[place] += delta
+        self._stale[stage] = None
 
-    def _settle(self, stage: int, touched: list[int]) -> None:
-        """Bring `_own` of the touched runs, and the peak of `stage`, up to date."""
+    def _settle(self, touched: list[int]) -> None:
+        """Bring what the touched runs add, and the peaks of changed stages, up to date."""
         if self._has_in_place:
             for key in touched:
                 self._refresh_own(key)
-        cover, own = self._cover[stage], self._own[stage]
-        self._levels[1, stage] = self._levels[0, stage] + max(map(int.__add__, cover, own))
+        for stage in self._stale:
+            self._levels[1, stage] = self._levels[0, stage] + max(self._held[stage])
+        self._stale.clear()
 
     def _refresh_own(self, key: int) -> None:
         stage, node = divmod(key, self.step)
-        if stage >= self.count or node >= self.count:
+        if node >= self.count or not self.in_place[node]:
             return
         row = self.stages[stage]
         place = bisect_left(row, node)
         if place == len(row) or row[place] != node:
             return
-        self._own[stage][place] = self._own_bytes(key, node)
-        cover, own = self._cover[stage], self._own[stage]
-        self._levels[1, stage] = self._levels[0, stage] + max(map(int.__add__, cover, own))
+        change = self._own_bytes(key, node) - self._own[stage][place]
+        if change:
+            self._own[stage][place] += change
+            self._held[stage][place] += change
+            self._stale[stage] = None
 
     def _own_bytes(self, key: int, node: int) -> int:
         """What a run adds to what is held before it."""
@@ -242,4 +248,5 @@ class Schedule:
         self._levels[0] = np.cumsum(change)[:-1] + self.problem.base_bytes
         for node in range(self.count):
             self._own[node][0] = self._own_bytes(self.runs[node][0], node)
+            self._held[node][0] = self._own[node][0]
         self._levels[1] = self._levels[0] + np.array([own[0] for own in self._own], np.int64)
