@@ -7,10 +7,13 @@ sees jaxprs through the functions of this module.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import source_info_util
 from jax.extend import core as jex
 
@@ -86,26 +89,38 @@ def loop_length(eqn: Any) -> int:
 
 def name_stack_of(eqn: Any) -> NameStack:
     """The module path and transforms under which an eqn was traced."""
-    return eqn.source_info.name_stack
+    stack: NameStack = eqn.source_info.name_stack
+    return stack
 
 
 def user_frame(traceback: Any) -> str | None:
     """`file:line (function)` of the user's own frame in a traceback, or None.
 
     Frames of JAX are filtered by JAX itself; those of installed packages (Flax, Optax) are
-    skipped where a frame outside of them exists.
+    skipped where a frame outside of them exists. Files are named from the working
+    directory or, for packages, from where they are installed.
     """
     if traceback is None:
         return None
     first = None
     for frame in source_info_util.user_frames(traceback):
-        text = f"{frame.file_name}:{frame.start_line} ({frame.function_name.split('.')[-1]})"
+        text = (
+            f"{_short(frame.file_name)}:{frame.start_line} ({frame.function_name.split('.')[-1]})"
+        )
         first = first or text
         if "site-packages" not in frame.file_name and "dist-packages" not in frame.file_name:
             return text
     return first
 
 
+@cache
+def _short(file_name: str) -> str:
+    for folder in ("site-packages", "dist-packages"):
+        _, found, rest = file_name.partition(f"{os.sep}{folder}{os.sep}")
+        if found:
+            return rest
+    inside = file_name.startswith(os.getcwd() + os.sep)
+    return os.path.relpath(file_name) if inside else file_name
 
 
 def bind(eqn: Any, name_stack: NameStack, operands: Sequence[Any]) -> list[Any]:
@@ -170,8 +185,22 @@ def broadcast_prefix(prefix: Any, tree: Any) -> list[Any]:
     result: list[Any] = []
 
     def extend(leaf: Any, subtree: Any) -> None:
-        result.extend([leaf] * jax.tree_util.tree_structure(subtree).num_leaves)
+        result.extend([leaf] * len(jax.tree_util.tree_leaves(subtree)))
 
     is_leaf = lambda x: x is None or isinstance(x, jax.sharding.Sharding)  # noqa: E731
     jax.tree_util.tree_map(extend, prefix, tree, is_leaf=is_leaf)
     return result
+
+
+@cache
+def calls_check_weak_types() -> bool:
+    """Whether a compiled program refuses a strong type in the place of a weak one.
+
+    jax 0.10.2 does not and would compute with the wrong promotion; 0.12 does.
+    """
+    compiled = jax.jit(lambda x: x).lower(0.0).compile()
+    try:
+        compiled(np.float32(0))
+    except (TypeError, ValueError):
+        return True
+    return False

@@ -22,20 +22,19 @@ from memjax.backends import backend_of
 from memjax.budget import budget_bytes, format_bytes
 from memjax.compile import CompiledStep, Footprint, Target, flat_arguments
 from memjax.donation import Donation, match_donations
-from memjax.fit import BudgetInfeasible, Fitted, Loop, find_floor, fit, with_device_scale
+from memjax.fit import AS_IT_IS, BudgetInfeasible, Fitted, Loop, find_floor, fit, with_device_scale
 from memjax.plan import Plan, fingerprint
 from memjax.plan_cache import load_plan, plan_path, save_plan
 from memjax.planners import Planner, get_planner
 from memjax.report import (
     Analysis,
     Report,
+    fitted_holders,
     holder_lines,
     make_analysis,
     make_report,
-    peak_holders,
 )
-from memjax.signature import Call, Statics, resolve_statics
-from memjax.simulate import simulate
+from memjax.signature import Call, Statics, resolve_statics, weak_types
 from memjax.trace import Program, trace
 
 Donate = str | bool | int | None | Sequence[int | str]
@@ -64,6 +63,7 @@ class Entry:
 
     tree: Any
     static: tuple[tuple[int | str, Hashable], ...]
+    weak: tuple[bool, ...] | None
     run: Callable[..., Any]
     out_tree: Any
     step: CompiledStep
@@ -156,9 +156,7 @@ class BudgetedStep:
         functools.update_wrapper(self, step)
         self._step = step
         self._settings = settings
-        self._statics = resolve_statics(
-            step, settings.static_argnums, settings.static_argnames
-        )
+        self._statics = resolve_statics(step, settings.static_argnums, settings.static_argnames)
         self._entries: dict[Hashable, Entry] = {}
         self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -194,9 +192,11 @@ class BudgetedStep:
         entry = self._newest
         if entry is None or call.tree != entry.tree or call.static != entry.static:
             return self._slow_call(call, args, kwargs)
+        if entry.weak is not None and weak_types(call.leaves) != entry.weak:
+            return self._slow_call(call, args, kwargs)
         try:
             flat = entry.run(*call.leaves)
-        except Exception as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             return self._retry(call, args, kwargs, entry, error)
         return jax.tree_util.tree_unflatten(entry.out_tree, flat)
 
@@ -281,6 +281,7 @@ class BudgetedStep:
         return Entry(
             tree=call.tree,
             static=call.static,
+            weak=None if _compat.calls_check_weak_types() else weak_types(call.leaves),
             run=fitted.chosen.step.compiled,
             out_tree=program.out_tree,
             step=fitted.chosen.step,
@@ -321,11 +322,15 @@ def _device_of(settings: Settings, leaves: Sequence[Any]) -> Any:
         return settings.device
     for leaf in leaves:
         if isinstance(leaf, jax.Array) and leaf.committed:
-            return min(leaf.sharding.device_set, key=lambda d: d.id)
+            return _first_device(leaf.sharding)
     for sharding in jax.tree_util.tree_leaves((settings.in_shardings, settings.out_shardings)):
         if hasattr(sharding, "device_set"):
-            return min(sharding.device_set, key=lambda d: d.id)
+            return _first_device(sharding)
     return jax.config.jax_default_device or jax.devices()[0]
+
+
+def _first_device(sharding: Any) -> Any:
+    return min(sharding.device_set, key=lambda device: device.id)
 
 
 def _decide_donations(
@@ -401,26 +406,25 @@ def _fit_with_cache(loop: Loop, limit: int, settings: Settings) -> Fitted:
         path = plan_path(settings.plan_cache, program, described)
         given = given or load_plan(path)
     fitted = fit(loop, limit, given)
-    if path is not None and fitted.chosen.purpose != "as it is":
+    if path is not None and fitted.chosen.purpose != AS_IT_IS:
         save_plan(path, fitted.chosen.plan)
     return fitted
 
 
 def _explained(error: BudgetInfeasible, donations: Sequence[Donation]) -> BudgetInfeasible:
     """Say what fills the floor and what would help."""
-    coarse, chosen = error.fitted.coarse, error.fitted.chosen
-    order = [coarse.node_of_eqn[e] for e in coarse.eqn_of_node]
-    if chosen.plan.recomputations:
-        from memjax.plan import schedule_of_plan
-
-        order = list(schedule_of_plan(coarse, chosen.plan))
-    holders = peak_holders(coarse, simulate(coarse.problem, order))
+    holders = fitted_holders(error.fitted)
     refused = sum(d.bytes for d in donations if not d.donated)
     helps = [f"a budget of at least {error.floor_bytes} bytes", "a smaller batch"]
     if refused:
         helps.append(f"donation of what was kept ({format_bytes(refused)}; see the report)")
     message = "\n".join(
-        [f"{error}.", "Held at its peak:", *holder_lines(holders), f"What helps: {', '.join(helps)}."]
+        [
+            f"{error}.",
+            "Held at its peak:",
+            *holder_lines(holders),
+            f"What helps: {', '.join(helps)}.",
+        ]
     )
     return BudgetInfeasible(message, error.budget_bytes, error.floor_bytes, error.fitted)
 
@@ -434,7 +438,9 @@ def _without_shared_buffers(
     for leaf in leaves:
         counts[id(leaf)] = counts.get(id(leaf), 0) + 1
     return tuple(
-        leaf.copy() if i in donated and isinstance(leaf, jax.Array) and counts[id(leaf)] > 1 else leaf
+        leaf.copy()
+        if i in donated and isinstance(leaf, jax.Array) and counts[id(leaf)] > 1
+        else leaf
         for i, leaf in enumerate(leaves)
     )
 

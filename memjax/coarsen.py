@@ -113,7 +113,8 @@ def coarsen(
 
 def _overwritable(graph: LivenessGraph, index: int, new_id: dict[int, int]) -> tuple[int, ...]:
     """The operand that XLA updates in place. It does not for elementwise fusions: it could,
-    but assigns buffers of a scheduled program without sharing operands with results."""
+    but assigns buffers of a scheduled program without sharing operands with results.
+    """
     eqn = graph.program.eqns[index]
     target = eqn.inputs[0] if eqn.inputs else None
     if not eqn.primitive.startswith(primitives.UPDATES_IN_PLACE) or target not in new_id:

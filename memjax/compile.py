@@ -140,7 +140,7 @@ def _flops(compiled: jax.stages.Compiled) -> float:
 
 
 def compiler_options(target: Target, *, for_memory: bool, has_barriers: bool) -> Options:
-    """memjax's options for a backend, merged with the user's, which win.
+    """Options of a backend for a target, merged with the user's, which win.
 
     Lists of disabled passes are joined, since XLA replaces the whole list.
     """

@@ -2,17 +2,24 @@
 
 In: a `Program`. Out: a verdict for each flat argument, with the reason.
 
-An argument is donated when some result has its shape and dtype and is an *update* of it:
-the argument itself, or reached from it through elementwise eqns that keep the shape. In a
-train step that is true of parameters, optimizer state and running statistics, and not of
-the batch, whose traces in the results go through matmuls and reductions. Each result is
-taken by one argument.
+A leaf is donated when some result has its shape and dtype and is an *update* of it: the leaf
+itself, or reached from it through elementwise eqns that keep the shape. And its argument must
+be *state*: some update of it depends on another argument, as new parameters depend on the
+batch. A batch that is passed on, or normalized and returned, depends on nothing else and is
+kept; so is everything that only goes through matmuls and reductions. Each result is taken
+by one leaf.
+
+Not handled: a batch that is combined elementwise with another argument and returned (with
+random noise, say) looks like state. `donate=` overrides.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from memjax import primitives
@@ -48,7 +55,7 @@ class Donation:
 def match_donations(
     program: Program, candidates: Collection[int] | None = None
 ) -> tuple[Donation, ...]:
-    """Match arguments with results.
+    """Match the leaves of the arguments with results.
 
     Args:
         program: the step.
@@ -56,17 +63,50 @@ def match_donations(
             need no update of theirs among the results, only one of the same type; None
             decides by updates.
     """
+    automatic = candidates is None
+    state = _state_roots(program) if automatic else frozenset()
     free_results = dict(enumerate(program.results))
     verdicts = []
-    for index, value in enumerate(program.arguments):
+    for index, (value, name) in enumerate(
+        zip(program.arguments, program.argument_names, strict=True)
+    ):
         result, reason = None, "kept as asked"
-        if candidates is None or index in candidates:
-            result, reason = _find_result(program, value, free_results, candidates is None)
+        if automatic and _root(name) not in state:
+            reason = f"nothing of {_root(name)} is updated from other arguments"
+        elif automatic or index in (candidates or ()):
+            result, reason = _find_result(program, value, free_results, automatic)
         if result is not None:
             free_results.pop(result)
-        name = program.argument_names[index]
         verdicts.append(Donation(index, name, program.value_bytes[value], result, reason))
     return tuple(verdicts)
+
+
+def _root(name: str) -> str:
+    """The argument that a leaf belongs to: `state` of `state.params['w']`."""
+    if name.startswith("args["):  # parameters without names
+        return name.split("]")[0]
+    return re.split(r"[.\[]", name, maxsplit=1)[0]
+
+
+def _state_roots(program: Program) -> frozenset[str]:
+    """The arguments of which some update depends on another one; all, if there is one."""
+    roots = [_root(name) for name in program.argument_names]
+    bit = {root: 1 << i for i, root in enumerate(dict.fromkeys(roots))}
+    if len(bit) == 1:
+        return frozenset(bit)
+    depends = [0] * len(program.avals)
+    for root, value in zip(roots, program.arguments, strict=True):
+        depends[value] = bit[root]
+    for eqn in program.eqns:
+        mask = reduce(or_, (depends[v] for v in eqn.reads), 0)
+        for value in eqn.outputs:
+            depends[value] = mask
+    state = set()
+    for root, value in zip(roots, program.arguments, strict=True):
+        updates = _updates_of(program, value) & program.result_values if root not in state else ()
+        if any(depends[u] & ~bit[root] for u in updates):
+            state.add(root)
+    return frozenset(state)
 
 
 def _find_result(

@@ -11,7 +11,7 @@ budget by some bytes, the next plan is made for a budget that is smaller by as m
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from memjax import cost
@@ -32,6 +32,9 @@ MAX_COMPILATIONS = 4
 AS_IT_IS_FACTOR = 1.6
 """The program is first compiled untouched where the budget is this much more than predicted:
 XLA:CPU's default schedule took up to 1.36 times the predicted bytes."""
+AS_IT_IS = "as it is"
+HOPELESS_FACTOR = 1.15
+"""Above this much of the budget, the tightest plans' neighbours are not tried."""
 SLACK = 0.04
 """A plan that recomputes is made again, looser, if it leaves more than this part unused."""
 
@@ -142,12 +145,12 @@ class Loop:
         plan = self.plain_plan(coarse, budget_bytes)
         function = rewrite(coarse, range(len(coarse.problem.nodes)))
         step = compile_step(function, self.target, for_memory=False, has_barriers=False)
-        self.attempts.append(Attempt("as it is", plan, step))
+        self.attempts.append(Attempt(AS_IT_IS, plan, step))
         return self.attempts[-1]
 
     def tried(self, plan: Plan) -> bool:
         return any(
-            a.plan.recomputations == plan.recomputations and a.purpose != "as it is"
+            a.plan.recomputations == plan.recomputations and a.purpose != AS_IT_IS
             for a in self.attempts
         )
 
@@ -178,10 +181,16 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
             return loop.result(attempt)
     _tighten(loop, budget_bytes)
     _loosen(loop, budget_bytes)
-    fitting = [a for a in loop.attempts if a.total_bytes <= budget_bytes]
+    if not _fitting(loop, budget_bytes):
+        _last_resorts(loop, budget_bytes)
+    fitting = _fitting(loop, budget_bytes)
     if not fitting:
         raise _infeasible(loop, budget_bytes)
     return loop.result(min(fitting, key=lambda a: a.plan.overhead))
+
+
+def _fitting(loop: Loop, budget_bytes: int) -> list[Attempt]:
+    return [a for a in loop.attempts if a.total_bytes <= budget_bytes]
 
 
 def _identity(coarse: Coarse) -> range:
@@ -216,19 +225,43 @@ def _loosen(loop: Loop, budget_bytes: int) -> None:
         loop.compile(plan, f"planned {format_bytes(unused)} looser")
 
 
-def find_floor(loop: Loop) -> Fitted:
-    """The smallest compiled footprint: the tightest plan, and some that are a little looser.
-
-    The plan with the lowest prediction need not compile to the fewest bytes, since each
-    further segment has a barrier's small copies.
+def _last_resorts(loop: Loop, budget_bytes: int) -> None:
+    """What may fit after the plans for the budget did not: the untouched program, whose
+    schedule is XLA's own, and then whatever `find_floor` would try. So a floor that was once
+    reached is reached again when it is asked for as a budget.
     """
-    plan, _ = loop.solve(0, 0)
-    loop.compile(plan, "the tightest plan")
-    lowest = plan.predicted_bytes
+    nearest = min(a.total_bytes for a in loop.attempts)
+    untouched = any(a.purpose == AS_IT_IS for a in loop.attempts)
+    if not untouched and nearest <= HOPELESS_FACTOR * budget_bytes:
+        loop.compile_as_it_is(budget_bytes)
+    for plan, purpose in _tightest_plans(loop, budget_bytes):
+        if _fitting(loop, budget_bytes):
+            return
+        if not loop.tried(plan):
+            loop.compile(plan, purpose)
+        if min(a.total_bytes for a in loop.attempts) > HOPELESS_FACTOR * budget_bytes:
+            return
+
+
+def _tightest_plans(loop: Loop, budget_bytes: int) -> Iterator[tuple[Plan, str]]:
+    """The plan with the lowest prediction, and some that are a little looser: these may
+    compile to fewer bytes, since each further segment has a barrier's small copies.
+    """
+    plan, _ = loop.solve(budget_bytes, 0)
+    yield plan, "the tightest plan"
     for percent in (2, 4, 7):
-        looser, met = loop.solve(0, lowest * (100 + percent) // 100)
-        if met and not loop.tried(looser):
-            loop.compile(looser, f"{percent} % looser")
+        looser, met = loop.solve(budget_bytes, plan.predicted_bytes * (100 + percent) // 100)
+        if met:
+            yield looser, f"{percent} % looser than the tightest"
+
+
+def find_floor(loop: Loop) -> Fitted:
+    """The smallest compiled footprint of the untouched program and the tightest plans."""
+    for plan, purpose in _tightest_plans(loop, 0):
+        if not loop.tried(plan):
+            loop.compile(plan, purpose)
+    if not any(a.plan.recomputations for a in loop.attempts):
+        loop.compile_as_it_is(0)
     return loop.result(min(loop.attempts, key=lambda a: (a.total_bytes, a.plan.overhead)))
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from memjax import primitives
@@ -79,9 +80,7 @@ class LivenessGraph:
         if value in self.program.result_values:
             uses = (*uses, len(self.program.eqns))
         return tuple(
-            Gap(value, start + 1, stop)
-            for start, stop in zip(uses, uses[1:], strict=False)
-            if stop > start + 1
+            Gap(value, start + 1, stop) for start, stop in pairwise(uses) if stop > start + 1
         )
 
     def to_networkx(self) -> networkx.DiGraph:

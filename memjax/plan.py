@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -190,7 +191,7 @@ def plan_of_solution(
     timeline = simulate(coarse.problem, solution)
     plain = coarse.problem.total_cost
     bound = None
-    if solution.bound_cost is not None and plain:
+    if solution.bound_cost is not None and plain and math.isfinite(solution.bound_cost):
         bound = max(0.0, solution.bound_cost / plain - 1)
     return Plan(
         program=fingerprint(coarse.graph.program),

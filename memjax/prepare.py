@@ -19,6 +19,7 @@ element twice; nothing else changes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -114,7 +115,7 @@ def _is_swap(program: Program, matmul: Eqn, transposed: Eqn) -> bool:
         return False
     if matmul.raw.params.get("out_sharding") is not None:
         return False
-    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = matmul.raw.params["dimension_numbers"]
+    (lhs_contract, rhs_contract), (lhs_batch, _) = matmul.raw.params["dimension_numbers"]
     batch = len(lhs_batch)
     lhs_free = program.avals[lhs].ndim - len(lhs_contract) - batch
     rhs_free = program.avals[rhs].ndim - len(rhs_contract) - batch
@@ -219,14 +220,16 @@ def _merged(eqn: Eqn, avals: list[Any]) -> list[Eqn]:
     params = eqn.raw.params
     contracts, _ = params["dimension_numbers"]
 
-    def matmul(*operands: jax.Array) -> jax.Array:
-        merged = [
-            lax.reshape(x, (*x.shape[: c[0]], prod(x.shape[d] for d in c), *x.shape[c[-1] + 1 :]))
-            for x, c in zip(operands, contracts, strict=True)
-        ]
+    def merge(x: jax.Array, contract: Sequence[int]) -> jax.Array:
+        first, last = contract[0], contract[-1]
+        size = prod(x.shape[first : last + 1])
+        return lax.reshape(x, (*x.shape[:first], size, *x.shape[last + 1 :]))
+
+    def matmul(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         numbers = (((contracts[0][0],), (contracts[1][0],)), ((), ()))
         rest = {k: params[k] for k in ("precision", "preferred_element_type") if k in params}
-        return lax.dot_general(*merged, numbers, **rest)
+        lhs, rhs = merge(lhs, contracts[0]), merge(rhs, contracts[1])
+        return lax.dot_general(lhs, rhs, numbers, **rest)
 
     types = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.raw.invars]
     return splice(eqn, jax.make_jaxpr(matmul)(*types), avals)

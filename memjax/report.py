@@ -5,6 +5,7 @@ In: the results of all stages. Out: `Report` and `Analysis`, which print as tabl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,9 @@ from memjax.budget import format_bytes
 from memjax.coarsen import Coarse
 from memjax.compile import Footprint
 from memjax.donation import Donation
-from memjax.fit import Fitted
+from memjax.fit import AS_IT_IS, Attempt, Fitted
 from memjax.plan import Plan, schedule_of_plan
-from memjax.rewrite import emitted_timeline
+from memjax.rewrite import emitted_order, segments
 from memjax.simulate import Timeline, simulate
 
 
@@ -104,6 +105,8 @@ class Report:
         planning_seconds: spent in the planner.
         holders: what is held at the plan's predicted peak, largest first.
         donations: verdict for each argument.
+        timeline: of the plan as it is carried out.
+        recomputing: for each position of the timeline, whether it recomputes.
     """
 
     name: str
@@ -120,6 +123,8 @@ class Report:
     planning_seconds: float
     holders: tuple[Holder, ...]
     donations: tuple[Donation, ...]
+    timeline: Timeline
+    recomputing: tuple[bool, ...]
 
     def __repr__(self) -> str:
         return (
@@ -134,9 +139,9 @@ class Report:
 def _report_lines(report: Report) -> list[str]:
     difference = report.compiled.total_bytes / max(report.predicted_bytes, 1) - 1
     bound = report.plan.bound_overhead
-    proven = (
-        f"; no plan at this order has less than {100 * bound:.1f} %" if bound is not None else ""
-    )
+    proven = ""
+    if bound is not None and math.isfinite(bound):
+        proven = f"; no plan at this order has less than {100 * bound:.1f} %"
     eqns = sum(len(r.eqns) for r in report.plan.recomputations)
     compiled = report.compiled
     return [
@@ -238,14 +243,26 @@ def make_analysis(coarse: Coarse, donations: Iterable[Donation]) -> Analysis:
     )
 
 
+def emitted_by(fitted: Fitted) -> tuple[int, ...]:
+    """The schedule that the chosen program carries out."""
+    coarse, chosen = fitted.coarse, fitted.chosen
+    if chosen.purpose == AS_IT_IS:
+        return tuple(range(len(coarse.problem.nodes)))
+    return emitted_order(segments(coarse, schedule_of_plan(coarse, chosen.plan)))
+
+
+def fitted_holders(fitted: Fitted) -> tuple[Holder, ...]:
+    """What is held at the predicted peak of the chosen program, largest first."""
+    return peak_holders(fitted.coarse, simulate(fitted.coarse.problem, emitted_by(fitted)))
+
+
 def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]) -> Report:
     """The report of a fitted program."""
     coarse, chosen = fitted.coarse, fitted.chosen
     problem = coarse.problem
     flops = cost.node_flops(coarse.graph)
-    as_it_is = chosen.purpose == "as it is"
-    order = range(len(problem.nodes)) if as_it_is else schedule_of_plan(coarse, chosen.plan)
-    plain_flops = sum(flops)
+    order = emitted_by(fitted)
+    timeline = simulate(problem, order)
     return Report(
         name=coarse.graph.program.name,
         budget_bytes=budget_bytes,
@@ -253,21 +270,33 @@ def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]
         predicted_bytes=chosen.plan.predicted_bytes,
         compiled=chosen.step.footprint,
         plan=chosen.plan,
-        compilations=tuple(
-            Compilation(
-                purpose=a.purpose,
-                predicted_bytes=a.plan.predicted_bytes,
-                footprint=a.step.footprint,
-                seconds=a.step.seconds,
-                options=tuple((k, str(v)) for k, v in a.step.options.items()),
-            )
-            for a in fitted.attempts
-        ),
-        recomputed_flops=sum(flops[coarse.eqn_of_node[n]] for n in order) - plain_flops,
-        plain_flops=plain_flops,
+        compilations=tuple(_compilation(a) for a in fitted.attempts),
+        recomputed_flops=sum(flops[coarse.eqn_of_node[n]] for n in order) - sum(flops),
+        plain_flops=sum(flops),
         compiled_flops=chosen.step.flops,
         overhead=chosen.plan.overhead,
         planning_seconds=fitted.planning_seconds,
-        holders=peak_holders(coarse, emitted_timeline(coarse, order)),
+        holders=peak_holders(coarse, timeline),
         donations=tuple(donations),
+        timeline=timeline,
+        recomputing=_reruns(order),
     )
+
+
+def _compilation(attempt: Attempt) -> Compilation:
+    return Compilation(
+        purpose=attempt.purpose,
+        predicted_bytes=attempt.plan.predicted_bytes,
+        footprint=attempt.step.footprint,
+        seconds=attempt.step.seconds,
+        options=tuple((k, str(v)) for k, v in attempt.step.options.items()),
+    )
+
+
+def _reruns(order: Sequence[int]) -> tuple[bool, ...]:
+    seen: set[int] = set()
+    reruns = []
+    for node in order:
+        reruns.append(node in seen)
+        seen.add(node)
+    return tuple(reruns)

@@ -32,7 +32,6 @@ from memjax.coarsen import Coarse
 from memjax.simulate import Timeline, simulate
 from memjax.trace import Constant, Eqn
 
-
 FENCE_FROM = 0.8
 """Fences stand where at least this part of the peak is held. A guess."""
 FENCE_STEP = 1 / 64

@@ -43,6 +43,17 @@ def _leaf_key(leaf: Any) -> Hashable:
     return (aval.shape, aval.dtype, weak, leaf_sharding(leaf))
 
 
+def weak_types(leaves: Sequence[Any]) -> tuple[bool, ...]:
+    """Whether each leaf yields to the other operand's dtype, as Python's numbers do."""
+    return tuple([_is_weak(leaf) for leaf in leaves])
+
+
+def _is_weak(leaf: Any) -> bool:
+    if isinstance(leaf, jax.Array):
+        return bool(leaf.weak_type)  # type: ignore[attr-defined]
+    return isinstance(leaf, (bool, int, float, complex)) and not hasattr(leaf, "dtype")
+
+
 @dataclass(frozen=True)
 class Statics:
     """Which parameters of a function are static.
@@ -77,7 +88,7 @@ class Statics:
         return Call(tuple(leaves), tree, tuple(static))
 
 
-def _hashable(value: Any, label: str) -> Hashable:
+def _hashable(value: Hashable, label: str) -> Hashable:
     try:
         hash(value)
     except TypeError as error:
@@ -85,7 +96,7 @@ def _hashable(value: Any, label: str) -> Hashable:
             f"static {label} is a {type(value).__name__}, which cannot be hashed; "
             "static values are part of the key under which a plan is kept"
         ) from error
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def resolve_statics(
