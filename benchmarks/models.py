@@ -243,7 +243,7 @@ class NnxNet(nnx.Module):
     def __init__(self, features: int, width: int, layers: int, rngs: nnx.Rngs) -> None:
         sizes = [features, *[width] * layers]
         pairs = list(itertools.pairwise(sizes))
-        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
+        self.layers = nnx.List([nnx.Linear(a, b, use_bias=False, rngs=rngs) for a, b in pairs])
         self.norms = nnx.List([nnx.BatchNorm(width, rngs=rngs) for _ in pairs])
         self.head = nnx.Linear(width, CLASSES, rngs=rngs)
 
