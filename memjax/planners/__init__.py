@@ -5,10 +5,21 @@ from __future__ import annotations
 from memjax.planners.auto import AutoPlanner
 from memjax.planners.base import Planner
 from memjax.planners.exact import ExactPlanner
+from memjax.planners.frontier import frontier
+from memjax.planners.reorder import ReorderPlanner
 
-__all__ = ["AutoPlanner", "ExactPlanner", "Planner", "get_planner"]
+__all__ = [
+    "AutoPlanner",
+    "ExactPlanner",
+    "Planner",
+    "ReorderPlanner",
+    "frontier",
+    "get_planner",
+]
 
-_PLANNERS: dict[str, type[Planner]] = {cls.name: cls for cls in (AutoPlanner, ExactPlanner)}
+_PLANNERS: dict[str, type[Planner]] = {
+    cls.name: cls for cls in (AutoPlanner, ExactPlanner, ReorderPlanner)
+}
 
 
 def get_planner(planner: str | Planner) -> Planner:

@@ -6,6 +6,7 @@ In: a `Problem` and a budget. Out: a `Solution`, and the same one in every proce
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,16 +44,25 @@ class AutoPlanner(Planner):
     enough: float = 2e-4
     bound_columns: int = 12_000
 
-    def solve(self, problem: Problem, budget_bytes: int) -> Solution:
-        """See `Planner.solve`."""
+    def solve(
+        self, problem: Problem, budget_bytes: int, hints: Sequence[Solution] = ()
+    ) -> Solution:
+        """See `Planner.solve`.
+
+        Args:
+            problem: to plan.
+            budget_bytes: for the peak.
+            hints: schedules of the same problem, at fixed order, to start from as well.
+        """
         schedule = Schedule(problem)
         if not problem.nodes or int(schedule.peaks.max()) <= budget_bytes:
             return Solution.identity(problem, self.name)
         peaks = schedule.peaks.copy()
         search = Search(schedule, budget_bytes, self.seed)
-        bound = self._start(problem, search)
+        hinted = [Schedule.runs_in(hint.order) for hint in hints]
+        bound = self._start(problem, search, hinted)
         if search.score() > bound + self.enough * problem.total_cost:
-            self._improve(search, self._allowed(problem))
+            self._improve(search, self._allowed(problem), self.rounds if bound < math.inf else 1)
             bound = max(bound, self._bound(problem, budget_bytes, peaks))
         return Solution(
             schedule.order(),
@@ -62,12 +72,12 @@ class AutoPlanner(Planner):
             iterations=search.work,
         )
 
-    def _improve(self, search: Search, work: int) -> None:
-        """Search in rounds, as long as the budget is not met or a round gains a hundredth."""
-        for _ in range(self.rounds):
+    def _improve(self, search: Search, work: int, rounds: int) -> None:
+        """Search in rounds, as long as a round gains a hundredth."""
+        for _ in range(rounds):
             before = search.score()
             search.improve(work)
-            if search.excess() == 0 and search.score() > 0.99 * before:
+            if search.score() > 0.99 * before:
                 return
 
     def _allowed(self, problem: Problem) -> int:
@@ -82,11 +92,11 @@ class AutoPlanner(Planner):
         stages = sorted({int(peaks.argmax()), *(int(over[i]) for i in places)})
         return relax(problem, budget, stages).extra_cost
 
-    def _start(self, problem: Problem, search: Search) -> float:
+    def _start(self, problem: Problem, search: Search, hinted: list[list[Run]]) -> float:
         """Bring the search to the best start; returns the bound at the turn."""
         forward = forward_of(problem, search.schedule)
         bound, starts = self._relaxed(problem, forward, search.budget)
-        best = self._best(search, starts, None)
+        best = self._best(search, [*hinted, *starts], None)
         if best is None or best[0] > bound + self.enough * problem.total_cost:
             best = self._best(search, [[], *self._rules(problem, forward, search)], best)
         assert best is not None

@@ -23,6 +23,7 @@ This shares no code with `memjax.simulate`, which judges what comes out.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,18 @@ class Schedule:
             (t, node) for t, stage in enumerate(self.stages) if len(stage) > 1
             for node in stage[:-1]
         ]
+
+    @staticmethod
+    def runs_in(order: Sequence[int]) -> list[tuple[int, int]]:
+        """(stage, node) of the recomputations of a schedule with first runs in order."""
+        runs: dict[tuple[int, int], None] = {}
+        stage = 0
+        for node in order:
+            if node == stage:
+                stage += 1
+            elif node < stage:
+                runs[(stage, node)] = None
+        return [run for run in runs if run[0] < stage]
 
     def last_read(self, value: int, node: int, key: int) -> tuple[int, int, int]:
         """The copy of a value that a read at `key` would see, `node` being its producer.
