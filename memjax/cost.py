@@ -116,6 +116,8 @@ def workspace_bytes(eqn: Any, backend: Backend) -> int:
     """Bytes held only while an eqn runs: inside its bodies, or in copies of its operands."""
     if eqn.primitive.name == "dot_general" and backend.copies_matmul_operands:
         return _operand_copies_bytes(eqn)
+    if eqn.primitive.name in primitives.RANDOM:
+        return backend.random_workspace * sum(_compat.aval_bytes(v.aval) for v in eqn.outvars)
     return inner_peak_bytes(eqn)
 
 

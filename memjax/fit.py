@@ -24,7 +24,8 @@ from memjax.plan import Plan, plan_of_solution, schedule_of_plan
 from memjax.planners import Planner
 from memjax.prepare import prepare
 from memjax.problem import Solution
-from memjax.rewrite import emitted_timeline, rewrite
+from memjax.rewrite import rewrite
+from memjax.segments import emitted_timeline
 from memjax.simulate import simulate
 from memjax.trace import Program
 

@@ -15,8 +15,9 @@ from memjax.coarsen import Coarse
 from memjax.compile import Footprint
 from memjax.donation import Donation
 from memjax.fit import AS_IT_IS, Attempt, Fitted
-from memjax.plan import Plan, schedule_of_plan
-from memjax.rewrite import emitted_order, segments
+from memjax.liveness import Gap
+from memjax.plan import Plan, decisions, schedule_of_plan
+from memjax.segments import emitted_order, segments
 from memjax.simulate import Timeline, simulate
 
 
@@ -107,6 +108,7 @@ class Report:
         donations: verdict for each argument.
         timeline: of the plan as it is carried out.
         recomputing: for each position of the timeline, whether it recomputes.
+        decisions: `"keep"` or `"recompute"` for each idle gap of a stored value.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Report:
     donations: tuple[Donation, ...]
     timeline: Timeline
     recomputing: tuple[bool, ...]
+    decisions: tuple[tuple[Gap, str], ...]
 
     def __repr__(self) -> str:
         return (
@@ -156,6 +159,8 @@ def _report_lines(report: Report) -> list[str]:
         f"results {format_bytes(compiled.output_bytes)}, "
         f"aliased {format_bytes(compiled.alias_bytes)}, "
         f"temporaries {format_bytes(compiled.temp_bytes)}",
+        f"  decided            {_count(report, 'recompute')} of {len(report.decisions)} idle gaps "
+        f"recomputed, {_count(report, 'keep')} kept",
         f"  recomputed         {eqns} eqns in {len(report.plan.recomputations)} segments, "
         f"{report.recomputed_flops / 1e9:.2f} of {report.plain_flops / 1e9:.2f} GFLOP, "
         f"predicted overhead {100 * report.overhead:.1f} %{proven}",
@@ -166,6 +171,10 @@ def _report_lines(report: Report) -> list[str]:
         *holder_lines(report.holders),
         *donation_lines(report.donations),
     ]
+
+
+def _count(report: Report, decision: str) -> int:
+    return sum(made == decision for _, made in report.decisions)
 
 
 def _compilation_line(number: int, compilation: Compilation) -> str:
@@ -280,6 +289,7 @@ def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]
         donations=tuple(donations),
         timeline=timeline,
         recomputing=_reruns(order),
+        decisions=tuple(decisions(coarse, order).items()),
     )
 
 
