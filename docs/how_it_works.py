@@ -8,7 +8,6 @@ plain and under a budget, by memjax's own count.
 
 from __future__ import annotations
 
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import matplotlib.pyplot as plt
 
 import memjax
 from memjax.demo.gpt import gpt_task
-from memjax.plan import schedule_of_plan
 
 BUDGET = "355MiB"
 MIB = 2**20
@@ -65,46 +63,34 @@ def draw_stages(axes: Any) -> None:
 
 
 def draw_timelines(axes: Any) -> None:
-    """Bytes held over the seconds of the step, plain and planned."""
+    """Bytes held at each position of the schedule, plain and planned."""
     task = gpt_task()
-    step = memjax.memory_budget(BUDGET)(task.step)
-    fitted = step._entry_of((task.state, task.batch), {}).fitted
-    problem = fitted.coarse.problem
-    plain_order = list(range(len(problem.nodes)))
-    order = list(schedule_of_plan(fitted.coarse, fitted.chosen.plan))
-    whole = sum(node.cost for node in problem.nodes)
-    draw_timeline(axes, problem, plain_order, whole, GREY, "plain step, in the order of its jaxpr")
-    ends, held = draw_timeline(
-        axes, problem, order, whole, BLUE, f"under a budget of {BUDGET[:-3]} MiB"
-    )
-    shade_recomputation(axes, order, ends, held)
-    budget = int(BUDGET.removesuffix("MiB"))
+    plain = memjax.analyze(task.step, task.state, task.batch).timeline
+    report = memjax.memory_budget(BUDGET)(task.step).report(task.state, task.batch)
+    budget, held = report.budget_bytes / MIB, in_mib(report.timeline)
+    draw_timeline(axes, in_mib(plain), GREY, "plain step, in the order of its jaxpr")
+    draw_timeline(axes, held, BLUE, f"under a budget of {budget:.0f} MiB")
+    axes.fill_between(
+        range(len(held)), held, where=report.recomputing, color=ORANGE, alpha=0.6, linewidth=0,
+        step="mid", label="recomputing",
+    )  # fmt: skip
     axes.axhline(budget, color=RED, linewidth=1, linestyle="--")
-    axes.text(0.3, budget + 8, f"budget {budget} MiB", color=RED)
-    axes.set(xlim=(0, ends[-1]), ylim=(0, None))
-    axes.set(xlabel="predicted time, % of the plain step", ylabel="MiB held, by memjax's count")
-    axes.legend(loc="upper left", frameon=False)
+    axes.text(3, budget + 8, f"budget {budget:.0f} MiB", color=RED)
+    axes.set(xlim=(0, len(held)), ylim=(0, None))
+    axes.set(xlabel="position in the schedule", ylabel="MiB held, by memjax's count")
+    axes.legend(loc="upper right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_timeline(
-    axes: Any, problem: Any, order: list[int], whole: float, color: str, label: str
-) -> tuple[list[float], list[float]]:
-    """Draw one schedule; the end of each position in % of the plain step, and MiB held."""
-    ends = [100 * t / whole for t in accumulate(problem.nodes[node].cost for node in order)]
-    held = [count / MIB for count in memjax.simulate(problem, order).bytes_at]
-    axes.plot(ends, held, color=color, linewidth=1.3, label=label)
-    axes.fill_between(ends, held, color=color, alpha=0.12, linewidth=0)
-    return ends, held
+def in_mib(timeline: memjax.Timeline) -> list[float]:
+    """What is held at each position, in MiB."""
+    return [count / MIB for count in timeline.bytes_at]
 
 
-def shade_recomputation(axes: Any, order: list[int], ends: list[float], held: list[float]) -> None:
-    """Mark the positions that run a node for the second time."""
-    seen: set[int] = set()
-    again = [node in seen or seen.add(node) is not None for node in order]
-    axes.fill_between(
-        ends, held, where=again, color=ORANGE, alpha=0.6, linewidth=0, label="recomputing"
-    )
+def draw_timeline(axes: Any, held: list[float], color: str, label: str) -> None:
+    """Draw one schedule."""
+    axes.plot(held, color=color, linewidth=1.3, label=label)
+    axes.fill_between(range(len(held)), held, color=color, alpha=0.12, linewidth=0)
 
 
 if __name__ == "__main__":

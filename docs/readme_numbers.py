@@ -1,6 +1,6 @@
 """Write the measured numbers into `README.md`, between its markers, from the CSV files.
 
-python docs/numbers.py
+python docs/readme_numbers.py
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- numbers: written by docs/numbers.py -->", "<!-- end of numbers -->"
+BEGIN, END = "<!-- numbers: written by docs/readme_numbers.py -->", "<!-- end of numbers -->"
 MIB = 2**20
 
 Row = dict[str, str]
