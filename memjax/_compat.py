@@ -29,6 +29,7 @@ INLINED_CALLS = frozenset(
         "custom_jvp_call",
         "custom_vjp_call",
         "custom_vjp_call_jaxpr",
+        "eval_jaxpr",
     }
 )
 CHECKPOINT_PRIMITIVES = frozenset({"checkpoint", "remat", "remat2"})

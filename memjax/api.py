@@ -17,14 +17,12 @@ from typing import Any
 
 import jax
 
-from memjax import _compat, cost
-from memjax.backends import backend_of
+from memjax import _compat
 from memjax.budget import budget_bytes, format_bytes
-from memjax.compile import CompiledStep, Footprint, Target, flat_arguments
-from memjax.donation import Donation, match_donations
-from memjax.fit import AS_IT_IS, BudgetInfeasible, Fitted, Loop, find_floor, fit, with_device_scale
-from memjax.plan import Plan, fingerprint
-from memjax.plan_cache import load_plan, plan_path, save_plan
+from memjax.compile import CompiledStep, Footprint
+from memjax.donation import Donation, without_shared_buffers
+from memjax.fit import BudgetInfeasible, Fitted, Loop, find_floor
+from memjax.plan import Plan
 from memjax.planners import Planner, get_planner
 from memjax.report import (
     Analysis,
@@ -34,27 +32,17 @@ from memjax.report import (
     make_analysis,
     make_report,
 )
-from memjax.signature import Call, Statics, resolve_statics, weak_types
-from memjax.trace import Program, trace
-
-Donate = str | bool | int | None | Sequence[int | str]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user can say about a step; see `memory_budget`."""
-
-    budget: int | str
-    donate: Donate = "auto"
-    static_argnums: int | Sequence[int] = ()
-    static_argnames: str | Sequence[str] = ()
-    in_shardings: Any = None
-    out_shardings: Any = None
-    device: Any = None
-    planner: str | Planner = "auto"
-    compiler_options: dict[str, Any] | None = None
-    plan: Plan | None = None
-    plan_cache: str | Path | None = None
+from memjax.setup import (
+    Donate,
+    Settings,
+    check_donate,
+    decide_donations,
+    device_of,
+    fit_with_cache,
+    make_loop,
+    trace_call,
+)
+from memjax.signature import Call, resolve_statics, weak_types
 
 
 @dataclass(frozen=True)
@@ -120,7 +108,7 @@ def memory_budget(
     if not (isinstance(budget, str) and budget.strip().endswith("%")):
         budget_bytes(budget)
     get_planner(planner)
-    _check_donate(donate)
+    check_donate(donate)
     settings = Settings(
         budget=budget,
         donate=donate,
@@ -135,14 +123,6 @@ def memory_budget(
         plan_cache=plan_cache,
     )
     return lambda step: BudgetedStep(step, settings)
-
-
-def _check_donate(donate: Donate) -> None:
-    if isinstance(donate, str) and donate != "auto":
-        raise ValueError(
-            f'donate is "auto", None, or positions and names of arguments, not {donate!r}; '
-            f"for one argument by its name write donate=({donate!r},)"
-        )
 
 
 class BudgetedStep:
@@ -206,7 +186,7 @@ class BudgetedStep:
         self._check_alive(call)
         entry = self._entry(call, args, kwargs)
         self._newest = entry
-        leaves = _without_shared_buffers(call.leaves, entry.donations)
+        leaves = without_shared_buffers(call.leaves, entry.donations)
         return jax.tree_util.tree_unflatten(entry.out_tree, entry.run(*leaves))
 
     def _retry(
@@ -221,7 +201,7 @@ class BudgetedStep:
         if any(_compat.is_tracer(leaf) for leaf in call.leaves):
             return self._under_transformation(*args, **kwargs)
         self._check_alive(call)
-        leaves = _without_shared_buffers(call.leaves, entry.donations)
+        leaves = without_shared_buffers(call.leaves, entry.donations)
         same_program = self._entries.get(call.key()) is entry
         if same_program and all(a is b for a, b in zip(leaves, call.leaves, strict=True)):
             raise error
@@ -269,13 +249,13 @@ class BudgetedStep:
 
     def _make_entry(self, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Entry:
         settings = self._settings
-        program = _trace(self._step, self._statics, args, kwargs)
-        device = _device_of(settings, call.leaves)
+        program = trace_call(self._step, self._statics, args, kwargs)
+        device = device_of(settings, call.leaves)
         limit = budget_bytes(settings.budget, device)
-        donations = _decide_donations(program, settings, self._step)
-        loop = _make_loop(program, call, settings, donations, device)
+        donations = decide_donations(program, settings, self._step)
+        loop = make_loop(program, call, settings, donations, device)
         try:
-            fitted = _fit_with_cache(loop, limit, settings)
+            fitted = fit_with_cache(loop, limit, settings)
         except BudgetInfeasible as error:
             raise _explained(error, donations) from None
         return Entry(
@@ -309,108 +289,6 @@ class BudgetedStep:
         return _compat.parameter_names(self._step, self._statics.argnums)
 
 
-def _trace(
-    step: Callable[..., Any], statics: Statics, args: Sequence[Any], kwargs: dict[str, Any]
-) -> Program:
-    return trace(
-        step, args, kwargs, static_argnums=statics.argnums, static_argnames=statics.argnames
-    )
-
-
-def _device_of(settings: Settings, leaves: Sequence[Any]) -> Any:
-    if settings.device is not None:
-        return settings.device
-    for leaf in leaves:
-        if isinstance(leaf, jax.Array) and leaf.committed:
-            return _first_device(leaf.sharding)
-    for sharding in jax.tree_util.tree_leaves((settings.in_shardings, settings.out_shardings)):
-        if hasattr(sharding, "device_set"):
-            return _first_device(sharding)
-    return jax.config.jax_default_device or jax.devices()[0]
-
-
-def _first_device(sharding: Any) -> Any:
-    return min(sharding.device_set, key=lambda device: device.id)
-
-
-def _decide_donations(
-    program: Program, settings: Settings, step: Callable[..., Any]
-) -> tuple[Donation, ...]:
-    donate = settings.donate
-    if isinstance(donate, str):
-        return match_donations(program)
-    if donate is None or isinstance(donate, bool):
-        return match_donations(program, None if donate else ())
-    chosen = (donate,) if isinstance(donate, int) else tuple(donate)
-    names = _compat.parameter_names(step, ())
-    roots = {names[c] if isinstance(c, int) and c < len(names) else str(c) for c in chosen}
-    indices = [
-        index
-        for index, name in enumerate(program.argument_names)
-        if name.split(".")[0].split("[")[0] in roots
-    ]
-    if chosen and not indices:
-        raise ValueError(f"donate names {chosen!r}, but {program.name!r} has no such arrays")
-    return match_donations(program, frozenset(indices))
-
-
-def _make_loop(
-    program: Program,
-    call: Call,
-    settings: Settings,
-    donations: Sequence[Donation],
-    device: Any,
-) -> Loop:
-    avals = [program.avals[value] for value in program.arguments]
-    target = Target(
-        backend=backend_of(device.platform),
-        arguments=flat_arguments(avals, call.leaves),
-        donated=tuple(d.index for d in donations if d.donated),
-        in_shardings=_flat_in_shardings(settings, call),
-        out_shardings=_flat_out_shardings(settings, program),
-        user_options=settings.compiler_options,
-    )
-    rates = cost.rates_of(device.platform if device.platform == "cpu" else device.device_kind)
-    return Loop(program, target, tuple(donations), get_planner(settings.planner), rates)
-
-
-def _flat_in_shardings(settings: Settings, call: Call) -> tuple[Any, ...] | None:
-    if settings.in_shardings is not None:
-        args, _ = jax.tree_util.tree_unflatten(call.tree, call.leaves)
-        return tuple(_compat.broadcast_prefix(settings.in_shardings, args))
-    if settings.device is not None:
-        return (jax.sharding.SingleDeviceSharding(settings.device),) * len(call.leaves)
-    return None
-
-
-def _flat_out_shardings(settings: Settings, program: Program) -> list[Any] | None:
-    if settings.out_shardings is None:
-        return None
-    results = jax.tree_util.tree_unflatten(program.out_tree, program.results)
-    return list(_compat.broadcast_prefix(settings.out_shardings, results))
-
-
-def _spreads(loop: Loop) -> bool:
-    shardings = [getattr(struct, "sharding", None) for struct in loop.target.arguments]
-    shardings += [*(loop.target.in_shardings or ()), *(loop.target.out_shardings or ())]
-    return any(len(getattr(s, "device_set", ())) > 1 for s in shardings)
-
-
-def _fit_with_cache(loop: Loop, limit: int, settings: Settings) -> Fitted:
-    if _spreads(loop):
-        loop = with_device_scale(loop, limit)
-    given, path = settings.plan, None
-    if settings.plan_cache is not None:
-        described = f"{limit}|{loop.target.backend.platform}|{loop.planner}|{loop.target.donated}"
-        program = fingerprint(loop.prepared.graph.program)
-        path = plan_path(settings.plan_cache, program, described)
-        given = given or load_plan(path)
-    fitted = fit(loop, limit, given)
-    if path is not None and fitted.chosen.purpose != AS_IT_IS:
-        save_plan(path, fitted.chosen.plan)
-    return fitted
-
-
 def _explained(error: BudgetInfeasible, donations: Sequence[Donation]) -> BudgetInfeasible:
     """Say what fills the floor and what would help."""
     holders = fitted_holders(error.fitted)
@@ -429,22 +307,6 @@ def _explained(error: BudgetInfeasible, donations: Sequence[Donation]) -> Budget
     return BudgetInfeasible(message, error.budget_bytes, error.floor_bytes, error.fitted)
 
 
-def _without_shared_buffers(
-    leaves: Sequence[Any], donations: Sequence[Donation]
-) -> tuple[Any, ...]:
-    """Copy donated arrays that are passed twice, so that none is given up under another."""
-    donated = {d.index for d in donations if d.donated}
-    counts: dict[int, int] = {}
-    for leaf in leaves:
-        counts[id(leaf)] = counts.get(id(leaf), 0) + 1
-    return tuple(
-        leaf.copy()
-        if i in donated and isinstance(leaf, jax.Array) and counts[id(leaf)] > 1
-        else leaf
-        for i, leaf in enumerate(leaves)
-    )
-
-
 def plan(step: Callable[..., Any], *args: Any, budget: int | str, **settings: Any) -> Plan:
     """The plan for a step under a budget, without a decorator; see `memory_budget`."""
     return memory_budget(budget, **settings)(step).plan(*args)
@@ -458,8 +320,7 @@ def analyze(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysis:
         args: its arguments; `jax.ShapeDtypeStruct` leaves will do.
         kwargs: likewise.
     """
-    step, settings = _unwrapped(step)
-    loop, donations = _loop_for(step, settings, args, kwargs)
+    loop, donations = _loop_for(step, args, kwargs)
     return make_analysis(loop.prepared, donations)
 
 
@@ -488,26 +349,22 @@ def floor(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Floor:
         args: its arguments; `jax.ShapeDtypeStruct` leaves will do.
         kwargs: likewise.
     """
-    step, settings = _unwrapped(step)
-    loop, donations = _loop_for(step, settings, args, kwargs)
+    loop, donations = _loop_for(step, args, kwargs)
     fitted = find_floor(loop)
     compiled = fitted.chosen.step.footprint
     report = make_report(fitted, compiled.total_bytes, donations)
     return Floor(compiled.total_bytes, report, compiled)
 
 
-def _unwrapped(step: Callable[..., Any]) -> tuple[Callable[..., Any], Settings]:
-    if isinstance(step, BudgetedStep):
-        return step._step, step._settings
-    return step, Settings(budget=1)
-
-
 def _loop_for(
-    step: Callable[..., Any], settings: Settings, args: Sequence[Any], kwargs: dict[str, Any]
+    step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Loop, tuple[Donation, ...]]:
+    settings = Settings(budget=1)
+    if isinstance(step, BudgetedStep):
+        settings, step = step._settings, step._step
     statics = resolve_statics(step, settings.static_argnums, settings.static_argnames)
     call = statics.split(args, kwargs)
-    program = _trace(step, statics, args, kwargs)
-    donations = _decide_donations(program, settings, step)
-    loop = _make_loop(program, call, settings, donations, _device_of(settings, call.leaves))
-    return loop, donations
+    program = trace_call(step, statics, args, kwargs)
+    donations = decide_donations(program, settings, step)
+    device = device_of(settings, call.leaves)
+    return make_loop(program, call, settings, donations, device), donations

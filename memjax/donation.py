@@ -16,11 +16,13 @@ random noise, say) looks like state. `donate=` overrides.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Any
+
+import jax
 
 from memjax import primitives
 from memjax.trace import Program
@@ -148,3 +150,17 @@ def _updates_of(program: Program, value: int) -> set[int]:
                     reached.add(output)
                     stack.append(output)
     return reached
+
+
+def without_shared_buffers(leaves: Sequence[Any], donations: Sequence[Donation]) -> tuple[Any, ...]:
+    """Copy donated arrays that are passed twice, so that none is given up under another."""
+    donated = {d.index for d in donations if d.donated}
+    counts: dict[int, int] = {}
+    for leaf in leaves:
+        counts[id(leaf)] = counts.get(id(leaf), 0) + 1
+    return tuple(
+        leaf.copy()
+        if i in donated and isinstance(leaf, jax.Array) and counts[id(leaf)] > 1
+        else leaf
+        for i, leaf in enumerate(leaves)
+    )

@@ -36,6 +36,9 @@ XLA:CPU's default schedule took up to 1.36 times the predicted bytes."""
 AS_IT_IS = "as it is"
 HOPELESS_FACTOR = 1.15
 """Above this much of the budget, the tightest plans' neighbours are not tried."""
+MARGIN = 0.01
+"""The first plan leaves this part of what is not resident unused: what fragmentation and the
+barriers' small copies took on the GPT and the small models, rounded up."""
 SLACK = 0.04
 """A plan that recomputes is made again, looser, if it leaves more than this part unused."""
 
@@ -200,7 +203,8 @@ def _identity(coarse: Coarse) -> range:
 
 def _tighten(loop: Loop, budget_bytes: int) -> None:
     """Compile tighter and tighter plans until one fits or the planner has no tighter one."""
-    target_bytes, purpose = budget_bytes, "planned for the budget"
+    dynamic_bytes = max(0, budget_bytes - loop.prepared.problem.base_bytes)
+    target_bytes, purpose = budget_bytes - int(MARGIN * dynamic_bytes), "planned for the budget"
     while len(loop.attempts) < MAX_COMPILATIONS:
         plan, met = loop.solve(budget_bytes, target_bytes)
         if loop.tried(plan):

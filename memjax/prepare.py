@@ -139,7 +139,9 @@ def _swapped(matmul: Eqn, transposed: Eqn) -> Eqn:
         invars=list(reversed(matmul.raw.invars)),
         outvars=list(transposed.raw.outvars),
     )
-    return Eqn(raw, tuple(reversed(matmul.inputs)), transposed.outputs, matmul.name_stack)
+    return Eqn(
+        raw, tuple(reversed(matmul.inputs)), transposed.outputs, matmul.name_stack, matmul.call
+    )
 
 
 def _nothing(eqn: Eqn) -> Eqn:
@@ -193,7 +195,7 @@ def _scatter_into(scatter: Eqn, target: int, total: Eqn) -> Eqn:
         *scatter.raw.invars[1:],
     ]
     raw = _compat.replace_eqn(scatter.raw, invars=invars, outvars=list(total.raw.outvars))
-    return Eqn(raw, (target, *scatter.inputs[1:]), total.outputs, scatter.name_stack)
+    return Eqn(raw, (target, *scatter.inputs[1:]), total.outputs, scatter.name_stack, scatter.call)
 
 
 def merge_contracted(program: Program) -> Program:

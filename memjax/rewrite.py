@@ -16,6 +16,7 @@ from typing import Any
 from jax.lax import optimization_barrier
 
 from memjax import _compat
+from memjax.cost import free_closure
 from memjax.coarsen import Coarse
 from memjax.segments import Segment, segments
 from memjax.trace import Constant, Eqn
@@ -57,7 +58,12 @@ class _Interpreter:
         self.free.clear()
 
     def run_node(self, node: int) -> None:
-        eqn = self.coarse.graph.program.eqns[self.coarse.eqn_of_node[node]]
+        graph, index = self.coarse.graph, self.coarse.eqn_of_node[node]
+        for free in free_closure(graph, index):
+            if graph.program.eqns[free].outputs[0] not in self.free:
+                eqn = graph.program.eqns[free]
+                self.free.update(zip(eqn.outputs, self.bind(eqn), strict=True))
+        eqn = graph.program.eqns[index]
         self.stored.update(zip(eqn.outputs, self.bind(eqn), strict=True))
 
     def bind(self, eqn: Eqn) -> list[Any]:
@@ -66,10 +72,5 @@ class _Interpreter:
     def read(self, operand: int | Constant) -> Any:
         if isinstance(operand, Constant):
             return operand.value
-        if not self.coarse.graph.free[operand]:
-            return self.stored[operand]
-        if operand not in self.free:
-            program = self.coarse.graph.program
-            eqn = program.eqns[program.producer[operand]]
-            self.free.update(zip(eqn.outputs, self.bind(eqn), strict=True))
-        return self.free[operand]
+        values = self.free if self.coarse.graph.free[operand] else self.stored
+        return values[operand]

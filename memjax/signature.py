@@ -50,7 +50,7 @@ def weak_types(leaves: Sequence[Any]) -> tuple[bool, ...]:
 
 def _is_weak(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
-        return bool(leaf.weak_type)
+        return bool(getattr(leaf, "weak_type", False))  # keys have none
     return isinstance(leaf, (bool, int, float, complex)) and not hasattr(leaf, "dtype")
 
 

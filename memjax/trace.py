@@ -42,12 +42,14 @@ class Eqn:
         inputs: value ids, or constants, in the primitive's order.
         outputs: value ids, in the primitive's order.
         name_stack: module path and transforms, with those of the calls it was inlined from.
+        call: the outermost call that it was inlined from, an eqn of JAX's; None without one.
     """
 
     raw: Any
     inputs: tuple[Operand, ...]
     outputs: tuple[int, ...]
     name_stack: Any
+    call: Any = None
 
     @property
     def primitive(self) -> str:
@@ -66,8 +68,11 @@ class Eqn:
 
     @property
     def source(self) -> str | None:
-        """The user's own line, as `file:line (function)`."""
-        return _compat.user_frame(self.raw.source_info.traceback)
+        """The user's own line, as `file:line (function)`; that of the call for a library's body."""
+        own = _compat.user_frame(self.raw.source_info.traceback)
+        if own is None and self.call is not None:
+            return _compat.user_frame(self.call.source_info.traceback)
+        return own
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,12 @@ class _Flattener:
         return arguments, tuple(self.constants), tuple(results)
 
     def run(
-        self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Operand], stack: Any
+        self,
+        jaxpr: Any,
+        consts: Sequence[Any],
+        operands: Sequence[Operand],
+        stack: Any,
+        call: Any = None,
     ) -> list[Operand]:
         env: dict[Any, Operand] = {}
 
@@ -226,10 +236,10 @@ class _Flattener:
             if body is not None:
                 inner, inner_consts = _compat.jaxpr_parts(body)
                 eqn_stack = eqn_stack.extend(_compat.call_name(eqn))
-                outputs = self.run(inner, inner_consts, inputs, eqn_stack)
+                outputs = self.run(inner, inner_consts, inputs, eqn_stack, call or eqn)
             else:
                 ids = tuple(self.new_value(v) for v in eqn.outvars)
-                self.eqns.append(Eqn(eqn, inputs, ids, eqn_stack))
+                self.eqns.append(Eqn(eqn, inputs, ids, eqn_stack, call))
                 outputs = list(ids)
             env.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
@@ -258,5 +268,5 @@ def splice(eqn: Eqn, closed: Any, avals: list[Any]) -> list[Eqn]:
                 avals.append(var.aval)
         outputs = tuple(int(env[v]) for v in new.outvars)  # type: ignore[arg-type]
         raw = _compat.replace_eqn(new, source_info=eqn.raw.source_info, ctx=eqn.raw.ctx)
-        spliced.append(Eqn(raw, inputs, outputs, eqn.name_stack))
+        spliced.append(Eqn(raw, inputs, outputs, eqn.name_stack, eqn.call))
     return spliced

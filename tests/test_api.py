@@ -76,7 +76,8 @@ def test_same_numbers_as_plain_jit(tight: memjax.BudgetedStep) -> None:
 
 def test_predicted_is_close_to_compiled(tight: memjax.BudgetedStep) -> None:
     report = tight.report(init(), batch())
-    assert abs(report.compiled.total_bytes / report.predicted_bytes - 1) < 0.05
+    # XLA may write an elementwise result over an operand: one value of nine here.
+    assert -1 / 9 < report.compiled.total_bytes / report.predicted_bytes - 1 < 0.03
 
 
 def test_a_generous_budget_leaves_the_program_alone() -> None:
