@@ -1,7 +1,8 @@
 """memjax: fit a JAX train step into a memory budget, checked on the compiled program."""
 
-from memjax.api import BudgetedStep, Floor, analyze, floor, memory_budget, plan
+from memjax.api import BudgetedStep, Floor, analyze, floor, frontier, memory_budget, plan
 from memjax.compile import Footprint, footprint
+from memjax.curve import Frontier
 from memjax.fit import BudgetInfeasible
 from memjax.plan import Plan
 from memjax.problem import Node, Problem, Solution
@@ -16,6 +17,7 @@ __all__ = [
     "BudgetedStep",
     "Floor",
     "Footprint",
+    "Frontier",
     "InvalidPlan",
     "Node",
     "Plan",
@@ -26,6 +28,7 @@ __all__ = [
     "analyze",
     "floor",
     "footprint",
+    "frontier",
     "memory_budget",
     "plan",
     "simulate",

@@ -20,6 +20,7 @@ import jax
 from memjax import _compat
 from memjax.budget import budget_bytes, format_bytes
 from memjax.compile import CompiledStep, Footprint
+from memjax.curve import Frontier, default_budgets, make_frontier
 from memjax.donation import Donation, without_shared_buffers
 from memjax.fit import BudgetInfeasible, Fitted, Loop, find_floor
 from memjax.plan import Plan
@@ -354,6 +355,31 @@ def floor(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Floor:
     compiled = fitted.chosen.step.footprint
     report = make_report(fitted, compiled.total_bytes, donations)
     return Floor(compiled.total_bytes, report, compiled)
+
+
+def frontier(
+    step: Callable[..., Any],
+    *args: Any,
+    budgets: Sequence[int | str] = (),
+    points: int = 8,
+    verify: bool = False,
+    **kwargs: Any,
+) -> Frontier:
+    """The curve of bytes against overhead for a step.
+
+    Args:
+        step: the step.
+        args: its arguments; `jax.ShapeDtypeStruct` leaves will do.
+        budgets: as in `memory_budget`; by default spread evenly from the plain footprint to
+            the smallest predicted one.
+        points: how many budgets there are by default.
+        verify: compile the program of each point, and state its bytes.
+        kwargs: keyword arguments of the step.
+    """
+    loop, _ = _loop_for(step, args, kwargs)
+    device = device_of(Settings(budget=1), ())
+    chosen = tuple(budget_bytes(b, device) for b in budgets) or default_budgets(loop, points)
+    return make_frontier(loop, chosen, verify=verify)
 
 
 def _loop_for(

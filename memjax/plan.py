@@ -110,12 +110,14 @@ class Plan:
         bound_overhead: no plan at this order has less, by the planner's proof; None if
             it proved nothing.
         planner: who made it.
+        first_runs: eqns in the order of their first runs; empty for the program's own order.
     """
 
     program: Fingerprint
     budget_bytes: int
     predicted_bytes: int
     recomputations: tuple[Recomputation, ...] = ()
+    first_runs: tuple[int, ...] = ()
     overhead: float = 0.0
     bound_overhead: float | None = None
     planner: str = "identity"
@@ -155,6 +157,9 @@ class Plan:
         return _plan_of(content)
 
 
+_NUMBERS = {"budget_bytes": int, "predicted_bytes": int, "overhead": float}
+
+
 def _plan_of(content: dict[str, Any]) -> Plan:
     expected = {f.name for f in fields(Plan)}
     if set(content) != expected:
@@ -167,8 +172,18 @@ def _plan_of(content: dict[str, Any]) -> Plan:
             Recomputation(int(r["before"]), tuple(int(e) for e in r["eqns"]))
             for r in content["recomputations"]
         )
-        rest = {**content, "program": Fingerprint(**program), "recomputations": recomputations}
-        return Plan(**rest)
+        numbers = {key: kind(content[key]) for key, kind in _NUMBERS.items()}
+        bound = content["bound_overhead"]
+        return Plan(
+            **{
+                **content,
+                **numbers,
+                "bound_overhead": None if bound is None else float(bound),
+                "program": Fingerprint(**program),
+                "recomputations": recomputations,
+                "first_runs": tuple(int(e) for e in content["first_runs"]),
+            }
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidPlan(f"not a plan: {error!r}") from error
 
@@ -185,8 +200,7 @@ def plan_of_solution(
         predicted_bytes: the peak of the schedule as it is emitted.
 
     Raises:
-        InvalidPlan: the solution is no valid schedule, or runs nodes first in another order
-            than the program's.
+        InvalidPlan: the solution is no valid schedule, or changes the order of effects.
     """
     timeline = simulate(coarse.problem, solution)
     plain = coarse.problem.total_cost
@@ -198,27 +212,35 @@ def plan_of_solution(
         budget_bytes=budget_bytes,
         predicted_bytes=predicted_bytes,
         recomputations=_recomputations(coarse, solution.order),
+        first_runs=_first_runs(coarse, solution.order),
         overhead=timeline.overhead,
         bound_overhead=bound,
         planner=solution.planner,
     )
 
 
+def _first_runs(coarse: Coarse, order: Sequence[int]) -> tuple[int, ...]:
+    """Eqns in the order of their first runs; empty where that is the program's."""
+    eqns = tuple(coarse.eqn_of_node[node] for node in dict.fromkeys(order))
+    program = coarse.graph.program
+    effects = [e for e in eqns if program.eqns[e].has_effects]
+    if effects != sorted(effects):
+        raise InvalidPlan(f"eqn {effects[0]} has effects, which must keep their order")
+    return () if eqns == coarse.eqn_of_node else eqns
+
+
 def _recomputations(coarse: Coarse, order: Sequence[int]) -> tuple[Recomputation, ...]:
     result = []
     pending: list[int] = []
-    first_runs = -1
+    seen: set[int] = set()
     for node in order:
         eqn = coarse.eqn_of_node[node]
-        if node <= first_runs:
+        if node in seen:
             pending.append(eqn)
-            continue
-        if node != first_runs + 1:
-            raise InvalidPlan(f"node {node} runs first in another order than the program's")
-        first_runs = node
-        if pending:
+        elif pending:
             result.append(Recomputation(eqn, tuple(pending)))
             pending = []
+        seen.add(node)
     return tuple(result)
 
 
@@ -232,15 +254,20 @@ def schedule_of_plan(coarse: Coarse, plan: Plan) -> tuple[int, ...]:
     if difference:
         raise InvalidPlan(f"the plan was made for another program: {difference}")
     before = {r.before: r.eqns for r in plan.recomputations}
-    order: list[int] = []
-    for node, eqn in enumerate(coarse.eqn_of_node):
-        for again in before.get(eqn, ()):
-            if again not in coarse.node_of_eqn:
-                raise InvalidPlan(f"the plan recomputes eqn {again}, which stores nothing")
-            order.append(coarse.node_of_eqn[again])
-        order.append(node)
+    first_runs = plan.first_runs or coarse.eqn_of_node
+    lost = sorted(before.keys() - set(first_runs))
+    if lost or len(before) < len(plan.recomputations):
+        which = f"before eqn {lost[0]}, which stores nothing" if lost else "twice before one eqn"
+        raise InvalidPlan(f"the plan recomputes {which}")
+    eqns: list[int] = []
+    for eqn in first_runs:
+        eqns += [*before.get(eqn, ()), eqn]
+    for eqn in eqns:
+        if eqn not in coarse.node_of_eqn:
+            raise InvalidPlan(f"the plan runs eqn {eqn}, which stores nothing")
+    order = tuple(coarse.node_of_eqn[eqn] for eqn in eqns)
     simulate(coarse.problem, order)
-    return tuple(order)
+    return order
 
 
 def decisions(coarse: Coarse, order: Sequence[int]) -> dict[Gap, str]:

@@ -16,8 +16,8 @@ from typing import Any
 from jax.lax import optimization_barrier
 
 from memjax import _compat
-from memjax.cost import free_closure
 from memjax.coarsen import Coarse
+from memjax.cost import free_closure
 from memjax.segments import Segment, segments
 from memjax.trace import Constant, Eqn
 

@@ -38,7 +38,7 @@ class Segment:
 
     Attributes:
         nodes: in the order they run.
-        recomputed: whether they have all run before.
+        recomputed: whether they have run before, but for updates that settle at the start.
         barrier: ids of the program's values that go through the barrier, triggers first;
             empty where there is none.
     """
@@ -54,7 +54,7 @@ def segments(coarse: Coarse, order: Sequence[int]) -> tuple[Segment, ...]:
     Updates of donated arguments move behind the next barrier, see `_settle`; all else keeps
     its place.
     """
-    if len(order) == len(coarse.problem.nodes):
+    if tuple(order) == tuple(range(len(coarse.problem.nodes))):
         return (Segment(tuple(order), recomputed=False),)
     return _with_barriers(coarse, _settle(coarse, _parts(coarse, order)))
 

@@ -6,6 +6,7 @@ a `Loop` that knows the device, the shardings and the planner.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ from memjax.backends import backend_of
 from memjax.compile import Target, flat_arguments
 from memjax.donation import Donation, match_donations
 from memjax.fit import AS_IT_IS, Fitted, Loop, fit, with_device_scale
-from memjax.plan import Plan, fingerprint
+from memjax.plan import Plan, fingerprint, schedule_of_plan
 from memjax.plan_cache import load_plan, plan_path, save_plan
 from memjax.planners import Planner, get_planner
 from memjax.signature import Call, Statics
+from memjax.simulate import InvalidPlan
 from memjax.trace import Program, trace
 
 Donate = str | bool | int | None | Sequence[int | str]
@@ -152,6 +154,19 @@ def _spreads(loop: Loop) -> bool:
     return any(len(getattr(s, "device_set", ())) > 1 for s in shardings)
 
 
+def _cached_plan(loop: Loop, path: Path) -> Plan | None:
+    """The plan in a file, if it can be carried out; a damaged one is never fatal."""
+    plan = load_plan(path)
+    if plan is None:
+        return None
+    try:
+        schedule_of_plan(loop.prepared, plan)
+    except InvalidPlan as error:
+        warnings.warn(f"ignoring the cached plan {path}: {error}", stacklevel=2)
+        return None
+    return plan
+
+
 def fit_with_cache(loop: Loop, limit: int, settings: Settings) -> Fitted:
     """Run the closed loop; a plan that the settings give or a folder holds is tried first."""
     if _spreads(loop):
@@ -161,7 +176,7 @@ def fit_with_cache(loop: Loop, limit: int, settings: Settings) -> Fitted:
         described = f"{limit}|{loop.target.backend.platform}|{loop.planner}|{loop.target.donated}"
         program = fingerprint(loop.prepared.graph.program)
         path = plan_path(settings.plan_cache, program, described)
-        given = given or load_plan(path)
+        given = given or _cached_plan(loop, path)
     fitted = fit(loop, limit, given)
     if path is not None and fitted.chosen.purpose != AS_IT_IS:
         save_plan(path, fitted.chosen.plan)

@@ -1,0 +1,92 @@
+"""The curve of bytes against overhead for one step.
+
+In: a closed loop that is ready to run, and budgets. Out: a `Frontier`, a point a budget.
+
+Points are predicted; with `verify` each is compiled as well, which takes a compilation a
+point. The planner shares work between budgets, and the curve is monotone: a smaller budget
+never has a smaller overhead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memjax.budget import format_bytes
+from memjax.cost import node_flops
+from memjax.fit import Loop
+from memjax.plan import Plan
+from memjax.planners import frontier as solve_all
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """One budget of a frontier.
+
+    Attributes:
+        budget_bytes: what was planned for.
+        met: whether the plan meets it by prediction.
+        plan: with predicted bytes, overhead and its proven bound.
+        recomputed_flops: beyond those of the plain step.
+        compiled_bytes: XLA's footprint; None where it was not compiled.
+    """
+
+    budget_bytes: int
+    met: bool
+    plan: Plan
+    recomputed_flops: int
+    compiled_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Points from the largest budget to the smallest."""
+
+    name: str
+    points: tuple[FrontierPoint, ...]
+
+    def __repr__(self) -> str:
+        return f"<Frontier of {self.name!r}: {len(self.points)} points>"
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: bytes against overhead",
+            f"  {'budget':>12} {'predicted':>12} {'compiled':>12} {'overhead':>9} {'at least':>9}",
+        ]
+        return "\n".join([*lines, *(_line(point) for point in self.points)])
+
+
+def _line(point: FrontierPoint) -> str:
+    compiled = "" if point.compiled_bytes is None else format_bytes(point.compiled_bytes)
+    bound = point.plan.bound_overhead
+    least = "" if bound is None else f"{100 * bound:.1f} %"
+    return (
+        f"  {format_bytes(point.budget_bytes):>12} {format_bytes(point.plan.predicted_bytes):>12} "
+        f"{compiled:>12} {100 * point.plan.overhead:>7.1f} % {least:>9}"
+        f"{'' if point.met else '  not met'}"
+    )
+
+
+def default_budgets(loop: Loop, points: int) -> tuple[int, ...]:
+    """Evenly spaced budgets from the plain program's footprint to the tightest plan's."""
+    plain_bytes = loop.plain_plan(loop.prepared, 0).predicted_bytes
+    tightest, _ = loop.solve(0, 0)
+    span = plain_bytes - tightest.predicted_bytes
+    steps = max(points - 1, 1)
+    return tuple(plain_bytes - span * i // steps for i in range(points))
+
+
+def make_frontier(loop: Loop, budgets: Sequence[int], *, verify: bool) -> Frontier:
+    """Plan for each budget; compile each where `verify` says so."""
+    coarse = loop.prepared
+    ordered = sorted(set(budgets), reverse=True)
+    flops = node_flops(coarse.graph)
+    points = []
+    for budget, solution in zip(
+        ordered, solve_all(coarse.problem, ordered, loop.planner), strict=True
+    ):
+        plan = loop.make_plan(coarse, solution, budget)
+        compiled = loop.compile(plan, "a frontier's point").total_bytes if verify else None
+        again = sum(flops[e] for r in plan.recomputations for e in r.eqns)
+        points.append(FrontierPoint(budget, solution.met, plan, again, compiled))
+    return Frontier(coarse.graph.program.name, tuple(points))
