@@ -36,6 +36,8 @@ Run = tuple[int, int]
 TRIES = 16  # gaps tried exactly for each that is chosen; 6 and 24 are worse for the same work
 DEPTH = 3  # inputs of inputs that are tried with a gap
 LINKS = 4  # recomputations of inputs tried with each gap; 12 is worse for the same work
+ELSEWHERE = 6  # stages tried where the highest cannot be helped
+APART = 3  # and how far apart they are
 NOISE = 0.5  # spread of the random factor on a gap's rank; 0.25 and 1 are about as good
 HEAT = 0.3  # of annealing, in mean costs of a recomputation; 0.05 to 1 are about as good
 SAMPLE = 40  # recomputations whose inputs are looked at for further gaps
@@ -134,10 +136,17 @@ class Search:
         limit = self.work + work
         while self.work < limit:
             over = np.maximum(self.schedule.peaks - self.budget, 0)
-            stage = int(over.argmax())
-            if over[stage] == 0:
+            if not over.any():
                 return True
-            if not self._relieve(stage, over, noise):
+            left = over.copy()
+            for _ in range(ELSEWHERE):
+                stage = int(left.argmax())
+                if left[stage] == 0 or self._relieve(stage, over, noise):
+                    break
+                left[max(0, stage - APART) : stage + APART + 1] = 0
+            else:
+                return False
+            if left[stage] == 0:
                 return False
         return False
 
