@@ -10,6 +10,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 
 import nox
 
@@ -19,6 +20,7 @@ nox.options.error_on_missing_interpreters = True
 OLDEST = ("3.11", "jax==0.10.2")
 """The lower end: the newest jax for the oldest Python."""
 NEWEST_FIRST = ("3.15", "3.14", "3.13", "3.12")
+VERSIONS = "import jax, sys; print('Python', sys.version, 'jax', jax.__version__)"
 PROBE = "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2])"
 
 
@@ -43,7 +45,7 @@ def show_pyenv_versions() -> None:
 @functools.cache
 def interpreter(version: str) -> str | None:
     """The path of a Python of this version that runs and can make an environment, or None."""
-    for name in (f"python{version}", "python3", "python"):
+    for name in (f"python{version}", "python3", "python", sys.executable):
         path = shutil.which(name)
         found = (run_quietly(path, "-c", PROBE) or "").rsplit(maxsplit=1) if path else []
         if len(found) == 2 and found[1] == version:
@@ -57,8 +59,7 @@ NEWEST = next((version for version in NEWEST_FIRST if interpreter(version)), Non
 
 def check(session: nox.Session) -> None:
     """Tests, notebooks and types in the environment of a session."""
-    session.run("python", "-VV")
-    session.run("python", "-m", "pip", "list")
+    session.run("python", "-c", VERSIONS)
     paths = session.posargs or ["tests", "notebooks"]
     session.run("pytest", "--numprocesses=2", "--nbmake", "--nbmake-timeout=600", *paths)
     session.run("mypy")
