@@ -19,7 +19,7 @@ import jax
 
 from memjax import _compat
 from memjax.budget import budget_bytes, format_bytes
-from memjax.compile import CompiledStep, Footprint
+from memjax.compile import Footprint
 from memjax.curve import Frontier, default_budgets, make_frontier
 from memjax.donation import Donation, without_shared_buffers
 from memjax.fit import BudgetInfeasible, Fitted, Loop, find_floor
@@ -55,7 +55,6 @@ class Entry:
     weak: tuple[bool, ...] | None
     run: Callable[..., Any]
     out_tree: Any
-    step: CompiledStep
     donations: tuple[Donation, ...]
     fitted: Fitted
     budget_bytes: int
@@ -228,11 +227,11 @@ class BudgetedStep:
 
     def compiled(self, *args: Any, **kwargs: Any) -> jax.stages.Compiled:
         """The compiled program that calls use. It takes and returns flat lists of leaves."""
-        return self._entry_of(args, kwargs).step.compiled
+        return self._entry_of(args, kwargs).fitted.step.compiled
 
     def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
         """The lowered program that calls use, as `jax.jit(...).lower` gives the plain one's."""
-        return self._entry_of(args, kwargs).step.lowered
+        return self._entry_of(args, kwargs).fitted.step.lowered
 
     def _entry_of(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Entry:
         return self._entry(self._statics.split(args, kwargs), args, kwargs)
@@ -263,9 +262,8 @@ class BudgetedStep:
             tree=call.tree,
             static=call.static,
             weak=None if _compat.calls_check_weak_types() else weak_types(call.leaves),
-            run=fitted.chosen.step.compiled,
+            run=fitted.step.compiled,
             out_tree=program.out_tree,
-            step=fitted.chosen.step,
             donations=donations,
             fitted=fitted,
             budget_bytes=limit,
@@ -322,7 +320,7 @@ def analyze(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysis:
         kwargs: likewise.
     """
     loop, donations = _loop_for(step, args, kwargs)
-    return make_analysis(loop.prepared, donations)
+    return make_analysis(loop.coarsen(loop.program), donations)
 
 
 @dataclass(frozen=True)
@@ -352,7 +350,7 @@ def floor(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Floor:
     """
     loop, donations = _loop_for(step, args, kwargs)
     fitted = find_floor(loop)
-    compiled = fitted.chosen.step.footprint
+    compiled = fitted.chosen.measured.footprint
     report = make_report(fitted, compiled.total_bytes, donations)
     return Floor(compiled.total_bytes, report, compiled)
 

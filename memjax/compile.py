@@ -80,24 +80,35 @@ class Target:
 
 
 @dataclass(frozen=True)
-class CompiledStep:
-    """A compiled function of flat arguments.
+class Measured:
+    """What is known of a compilation once its program is thrown away.
 
     Attributes:
-        compiled: takes the flat arguments, returns the list of flat results.
-        lowered: what it was compiled from.
         footprint: its bytes.
         flops: XLA's own count; 0 where it does not say.
         seconds: spent on tracing, lowering and compiling.
         options: the compiler options used.
     """
 
-    compiled: jax.stages.Compiled
-    lowered: jax.stages.Lowered
     footprint: Footprint
     flops: float
     seconds: float
     options: Options
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A compiled function of flat arguments.
+
+    Attributes:
+        compiled: takes the flat arguments, returns the list of flat results.
+        lowered: what it was compiled from.
+        measured: bytes, FLOPs, time.
+    """
+
+    compiled: jax.stages.Compiled
+    lowered: jax.stages.Lowered
+    measured: Measured
 
 
 def compile_step(
@@ -121,14 +132,9 @@ def compile_step(
     jitted = jax.jit(function, donate_argnums=target.donated, **shardings)
     lowered = jitted.lower(*target.arguments)
     compiled = lowered.compile(compiler_options=options or None)
-    return CompiledStep(
-        compiled=compiled,
-        lowered=lowered,
-        footprint=footprint(compiled),
-        flops=_flops(compiled),
-        seconds=time.perf_counter() - start,
-        options=options,
-    )
+    seconds = time.perf_counter() - start
+    measured = Measured(footprint(compiled), _flops(compiled), seconds, options)
+    return CompiledStep(compiled, lowered, measured)
 
 
 def _flops(compiled: jax.stages.Compiled) -> float:

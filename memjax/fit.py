@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from memjax import cost
 from memjax.budget import format_bytes
 from memjax.coarsen import Coarse, coarsen
-from memjax.compile import CompiledStep, Target, compile_step
+from memjax.compile import CompiledStep, Measured, Target, compile_step
 from memjax.donation import Donation
 from memjax.liveness import liveness
 from memjax.plan import Plan, plan_of_solution, schedule_of_plan
@@ -50,17 +50,17 @@ class Attempt:
     Attributes:
         purpose: why it was made, for people.
         plan: what was compiled.
-        step: what came of it.
+        measured: what came of it.
     """
 
     purpose: str
     plan: Plan
-    step: CompiledStep
+    measured: Measured
 
     @property
     def total_bytes(self) -> int:
         """The compiled footprint."""
-        return self.step.footprint.total_bytes
+        return self.measured.footprint.total_bytes
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,14 @@ class Fitted:
     Attributes:
         coarse: the problem that was planned.
         chosen: the compilation that calls use.
+        step: its program. Those of the others are gone.
         attempts: every compilation, in order.
         planning_seconds: spent in the planner.
     """
 
     coarse: Coarse
     chosen: Attempt
+    step: CompiledStep
     attempts: tuple[Attempt, ...]
     planning_seconds: float
 
@@ -109,19 +111,23 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.attempts: list[Attempt] = []
+        self.steps: list[CompiledStep] = []
         self.planning_seconds = 0.0
         self.prepared = self.coarsen(prepare(self.program))
 
     def coarsen(self, program: Program) -> Coarse:
+        """The problem of a program, with the bytes and seconds of this loop's device."""
         graph = liveness(program)
         seconds = cost.node_seconds(graph, self.rates)
         base_bytes = resident_bytes(program, self.target, self.donations)
         return coarsen(graph, seconds, self.target.backend, base_bytes, self.scale)
 
     def plain_plan(self, coarse: Coarse, budget_bytes: int) -> Plan:
+        """The plan that recomputes nothing."""
         return self.make_plan(coarse, Solution.identity(coarse.problem), budget_bytes)
 
     def make_plan(self, coarse: Coarse, solution: Solution, budget_bytes: int) -> Plan:
+        """A solution in terms of the program's eqns."""
         peak_bytes = emitted_timeline(coarse, solution.order).peak_bytes
         predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
         return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes)
@@ -134,32 +140,42 @@ class Loop:
         return self.make_plan(self.prepared, solution, budget_bytes), solution.met
 
     def compile(self, plan: Plan, purpose: str) -> Attempt:
+        """Compile a plan of the prepared program."""
         order = schedule_of_plan(self.prepared, plan)
         step = compile_step(
             rewrite(self.prepared, order),
             self.target,
             for_memory=True,
-            has_barriers=bool(plan.recomputations),
+            has_barriers=bool(plan.recomputations or plan.first_runs),
         )
-        self.attempts.append(Attempt(purpose, plan, step))
-        return self.attempts[-1]
+        return self.record(Attempt(purpose, plan, step.measured), step)
 
     def compile_as_it_is(self, budget_bytes: int) -> Attempt:
+        """Compile the program as the user wrote it, with XLA's default schedule."""
         coarse = self.coarsen(self.program)
         plan = self.plain_plan(coarse, budget_bytes)
         function = rewrite(coarse, range(len(coarse.problem.nodes)))
         step = compile_step(function, self.target, for_memory=False, has_barriers=False)
-        self.attempts.append(Attempt(AS_IT_IS, plan, step))
-        return self.attempts[-1]
+        return self.record(Attempt(AS_IT_IS, plan, step.measured), step)
+
+    def record(self, attempt: Attempt, step: CompiledStep) -> Attempt:
+        """Remember an attempt and its program."""
+        self.attempts.append(attempt)
+        self.steps.append(step)
+        return attempt
 
     def tried(self, plan: Plan) -> bool:
+        """Whether the same schedule was compiled before."""
+        schedule = (plan.recomputations, plan.first_runs)
         return any(
-            a.plan.recomputations == plan.recomputations and a.purpose != AS_IT_IS
+            (a.plan.recomputations, a.plan.first_runs) == schedule and a.purpose != AS_IT_IS
             for a in self.attempts
         )
 
     def result(self, chosen: Attempt) -> Fitted:
-        return Fitted(self.prepared, chosen, tuple(self.attempts), self.planning_seconds)
+        """What the loop hands on; programs of other attempts are let go."""
+        step = self.steps[self.attempts.index(chosen)]
+        return Fitted(self.prepared, chosen, step, tuple(self.attempts), self.planning_seconds)
 
 
 def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
@@ -314,7 +330,7 @@ def with_device_scale(loop: Loop, budget_bytes: int) -> Loop:
     attempt = loop.compile(loop.plain_plan(loop.prepared, budget_bytes), "plain, to learn spread")
     problem = loop.prepared.problem
     whole = simulate(problem, _identity(loop.prepared)).peak_bytes - problem.base_bytes
-    scale = attempt.step.footprint.temp_bytes / whole if whole else 1.0
+    scale = attempt.measured.footprint.temp_bytes / whole if whole else 1.0
     scaled = replace(loop, scale=min(1.0, scale))
-    scaled.attempts.append(attempt)
+    scaled.record(attempt, loop.steps[-1])
     return scaled

@@ -277,12 +277,12 @@ def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]
         budget_bytes=budget_bytes,
         plain_predicted_bytes=simulate(problem, range(len(problem.nodes))).peak_bytes,
         predicted_bytes=chosen.plan.predicted_bytes,
-        compiled=chosen.step.footprint,
+        compiled=chosen.measured.footprint,
         plan=chosen.plan,
         compilations=tuple(_compilation(a) for a in fitted.attempts),
         recomputed_flops=sum(flops[coarse.eqn_of_node[n]] for n in order) - sum(flops),
         plain_flops=sum(flops),
-        compiled_flops=chosen.step.flops,
+        compiled_flops=chosen.measured.flops,
         overhead=chosen.plan.overhead,
         planning_seconds=fitted.planning_seconds,
         holders=peak_holders(coarse, timeline),
@@ -297,9 +297,9 @@ def _compilation(attempt: Attempt) -> Compilation:
     return Compilation(
         purpose=attempt.purpose,
         predicted_bytes=attempt.plan.predicted_bytes,
-        footprint=attempt.step.footprint,
-        seconds=attempt.step.seconds,
-        options=tuple((k, str(v)) for k, v in attempt.step.options.items()),
+        footprint=attempt.measured.footprint,
+        seconds=attempt.measured.seconds,
+        options=tuple((k, str(v)) for k, v in attempt.measured.options.items()),
     )
 
 
