@@ -82,7 +82,8 @@ class AutoPlanner(Planner):
 
     def _allowed(self, problem: Problem) -> int:
         """A change costs time that grows with the number of stages it spans."""
-        return int(self.work / (1 + len(problem.nodes) / 500))
+        count = len(problem.nodes)
+        return int(min(self.work, 800 * count) / (1 + count / 500))
 
     def _bound(self, problem: Problem, budget: int, peaks: np.typing.NDArray[np.int64]) -> float:
         """The relaxation at several stages above the budget, as many as its size allows."""

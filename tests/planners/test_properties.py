@@ -1,0 +1,232 @@
+"""What every planner promises, judged by the simulator on random problems.
+
+Problems are drawn by hypothesis through seeds: `random_problem` uses everything that a
+`Problem` can say, the generators of the benchmark are the larger ones.
+"""
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle import cheapest, random_problem
+
+from memjax.planners import AutoPlanner, ExactPlanner, ReorderPlanner, frontier, get_planner
+from memjax.planners.incremental import Schedule
+from memjax.planners.relaxation import relax
+from memjax.problem import Node, Problem, Solution
+from memjax.simulate import simulate
+
+QUICK = AutoPlanner(work=1_500, rounds=1)
+QUICK_FREE = ReorderPlanner(moves=300, starts=((1.0, 4.0),), turns=1, work=800)
+MANY = settings(max_examples=1_500, deadline=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+SEEDS = st.integers(0, 10**9)
+SHARES = st.sampled_from((0.97, 0.9, 0.8, 0.7, 0.6, 0.4))
+
+
+def peak_of(problem):
+    return simulate(problem, Solution.identity(problem)).peak_bytes
+
+
+def check(problem, budget, solution):
+    """Valid, met as it says, and above its own bound."""
+    timeline = simulate(problem, solution)
+    assert solution.met == (timeline.peak_bytes <= budget)
+    assert timeline.overhead >= 0
+    if solution.met:
+        assert solution.bound_cost <= timeline.cost * (1 + 1e-9) + 1e-9
+    first = list(dict.fromkeys(solution.order))
+    assert solution.reordered or first == sorted(first)
+    return timeline
+
+
+@MANY
+@given(seed=SEEDS, nodes=st.integers(0, 14), share=SHARES)
+def test_default_plans_are_valid_and_as_claimed(seed, nodes, share):
+    problem = random_problem(seed, nodes, plain=seed % 4 == 0)
+    budget = int(share * peak_of(problem))
+    check(problem, budget, QUICK.solve(problem, budget))
+
+
+@SOME
+@given(seed=SEEDS, nodes=st.integers(1, 10), share=SHARES)
+def test_reordered_plans_are_valid_and_no_dearer(seed, nodes, share):
+    problem = random_problem(seed, nodes, plain=seed % 2 == 0)
+    budget = int(share * peak_of(problem))
+    fixed = AutoPlanner().solve(problem, budget) if nodes < 5 else None
+    timeline = check(problem, budget, QUICK_FREE.solve(problem, budget))
+    if fixed is not None and fixed.met:
+        assert timeline.cost <= simulate(problem, fixed).cost + 1e-9
+
+
+@settings(SOME, max_examples=200)
+@given(seed=SEEDS, nodes=st.integers(1, 7), share=SHARES)
+def test_exact_is_never_beaten_and_bounds_are_bounds(seed, nodes, share):
+    problem = random_problem(seed, nodes, plain=seed % 3 == 0)
+    budget = int(share * peak_of(problem))
+    exact, default = ExactPlanner().solve(problem, budget), QUICK.solve(problem, budget)
+    if default.met:
+        assert exact.met
+        exact_cost = simulate(problem, exact).cost
+        assert exact_cost <= simulate(problem, default).cost + 1e-6
+    any_order_of_runs = cheapest(problem, budget, stage_form=False)
+    if any_order_of_runs is not None:
+        assert default.bound_cost <= any_order_of_runs + 1e-6
+
+
+@settings(SOME, max_examples=200)
+@given(seed=SEEDS, nodes=st.integers(1, 7), share=SHARES, data=st.data())
+def test_relaxation_at_any_stages_is_a_bound(seed, nodes, share, data):
+    problem = random_problem(seed, nodes, plain=seed % 3 == 0)
+    budget = int(share * peak_of(problem))
+    stages = data.draw(st.sets(st.integers(0, nodes - 1), min_size=1))
+    relaxed = relax(problem, budget, sorted(stages))
+    least = cheapest(problem, budget, stage_form=False)
+    if least is not None:
+        assert problem.total_cost + relaxed.extra_cost <= least + 1e-6
+
+
+@settings(SOME, max_examples=60)
+@given(seed=SEEDS, nodes=st.integers(1, 12))
+def test_frontier_is_monotone(seed, nodes):
+    problem = random_problem(seed, nodes, plain=seed % 2 == 0)
+    budgets = [int(share * peak_of(problem)) for share in (0.5, 1.0, 0.9, 0.7, 0.8, 0.6)]
+    solutions = frontier(problem, budgets, QUICK)
+    rows = sorted(zip(budgets, solutions, strict=True), key=lambda row: -row[0])
+    costs = [check(problem, b, s).cost if s.met else math.inf for b, s in rows]
+    assert costs == sorted(costs)
+    bounds = [s.bound_cost for _, s in rows]
+    assert bounds == sorted(bounds)
+
+
+def relabelled(problem, seed):
+    """The same problem in the same order, with other value ids."""
+    ids = list(range(len(problem.value_bytes)))
+    Random(seed).shuffle(ids)
+    value_bytes = [0] * len(ids)
+    for old, new in enumerate(ids):
+        value_bytes[new] = problem.value_bytes[old]
+
+    def renamed(values):
+        return tuple(ids[v] for v in values)
+
+    nodes = tuple(
+        replace(n, inputs=renamed(n.inputs), outputs=renamed(n.outputs),
+                in_place=renamed(n.in_place), name=f"x{i}")
+        for i, n in enumerate(problem.nodes)
+    )
+    return Problem(nodes, tuple(value_bytes), renamed(problem.outputs), problem.base_bytes)
+
+
+@settings(SOME, max_examples=150)
+@given(seed=SEEDS, nodes=st.integers(1, 14), share=SHARES)
+def test_labels_do_not_matter(seed, nodes, share):
+    problem = random_problem(seed, nodes, plain=seed % 3 == 0)
+    other = relabelled(problem, seed)
+    budget = int(share * peak_of(problem))
+    assert peak_of(other) == peak_of(problem)
+    first, second = QUICK.solve(problem, budget), QUICK.solve(other, budget)
+    assert simulate(problem, first).cost == simulate(other, second).cost
+    assert first.order == second.order
+
+
+@settings(SOME, max_examples=300)
+@given(seed=SEEDS, nodes=st.integers(1, 14), changes=st.integers(0, 30))
+def test_incremental_bytes_are_the_simulators(seed, nodes, changes):
+    problem = random_problem(seed, nodes)
+    random, schedule = Random(seed), Schedule(problem)
+    for _ in range(changes):
+        stage = random.randrange(nodes)
+        free = [v for v in range(stage)
+                if problem.nodes[v].recomputable and v not in schedule.stages[stage]]
+        present = schedule.extra_runs()
+        if present and random.random() < 0.4:
+            taken = random.choice(present)
+            schedule.remove(taken[1], taken[0])
+        elif free:
+            schedule.add(random.choice(free), stage)
+        timeline = simulate(problem, schedule.order())
+        at = iter(timeline.bytes_at)
+        assert list(schedule.peaks) == [max(next(at) for _ in row) for row in schedule.stages]
+        assert schedule.cost == pytest.approx(timeline.cost)
+    assert Schedule.runs_in(schedule.order()) == schedule.extra_runs()
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from oracle import random_problem
+from memjax.planners import AutoPlanner, ReorderPlanner
+from memjax.simulate import simulate
+for seed in range(6):
+    problem = random_problem(seed, 14, plain=True)
+    budget = int(0.8 * simulate(problem, range(14)).peak_bytes)
+    print(AutoPlanner(work=1500).solve(problem, budget))
+    print(ReorderPlanner(moves=200, turns=1, work=500).solve(problem, budget))
+"""
+
+
+def test_same_answer_in_every_process_and_under_every_hash_seed():
+    import memjax
+
+    paths = [str(Path(__file__).parent), str(Path(memjax.__file__).parents[1])]
+
+    def answer(hash_seed):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", SCRIPT, *paths]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    first = answer("0")
+    assert first
+    assert first == answer("1") == answer("4242")
+
+
+def test_an_empty_problem_and_an_ample_budget_are_the_identity():
+    assert AutoPlanner().solve(Problem((), ()), 0).order == ()
+    assert ReorderPlanner().solve(Problem((), ()), 0).order == ()
+    problem = random_problem(1, 9)
+    solution = AutoPlanner().solve(problem, peak_of(problem))
+    assert solution.order == tuple(range(9))
+    assert solution.bound_cost == problem.total_cost
+
+
+def test_a_budget_below_the_floor_is_told_and_not_raised():
+    problem = random_problem(3, 12, plain=True)
+    solution = AutoPlanner().solve(problem, problem.single_node_floor_bytes - 1)
+    assert not solution.met
+    assert solution.bound_cost == math.inf
+
+
+def test_planners_by_name():
+    assert get_planner("auto") == AutoPlanner()
+    assert get_planner(QUICK) is QUICK
+    with pytest.raises(ValueError, match="'auto', 'exact', 'reorder'"):
+        get_planner("best")
+
+
+def test_a_chain_is_recomputed_from_its_start():
+    # a ▶ b ▶ c ▶ d ▶ e, then c, b and a are read again. While d (8 bytes) is there, 12 bytes
+    # leave room for c alone, and while e is, too, not even for that.
+    nodes = (
+        Node(1.0, (), (0,), name="a"),
+        Node(1.0, (0,), (1,), name="b"),
+        Node(1.0, (1,), (2,), name="c"),
+        Node(9.0, (2,), (3,), name="d"),
+        Node(9.0, (3,), (4,), name="e"),
+        Node(1.0, (2, 4), (5,), name="read c"),
+        Node(1.0, (1, 5), (6,), name="read b"),
+        Node(1.0, (0, 6), (7,), name="read a"),
+    )
+    problem = Problem(nodes, (1, 4, 4, 8, 1, 1, 1, 1))
+    solution = AutoPlanner().solve(problem, 12)
+    assert solution.order == (0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7)
+    assert solution.met
