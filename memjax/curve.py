@@ -25,7 +25,7 @@ class FrontierPoint:
 
     Attributes:
         budget_bytes: what was planned for.
-        met: whether the plan meets it by prediction.
+        met: whether the plan meets it, by the planner's word.
         plan: with predicted bytes, overhead and its proven bound.
         recomputed_flops: beyond those of the plain step.
         compiled_bytes: XLA's footprint; None where it was not compiled.
