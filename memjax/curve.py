@@ -67,11 +67,16 @@ def _line(point: FrontierPoint) -> str:
     )
 
 
+EASE_PERCENT = 2
+"""By so much the smallest default budget is above the smallest predicted footprint, which
+a search that aims right at it may miss."""
+
+
 def default_budgets(loop: Loop, points: int) -> tuple[int, ...]:
     """Evenly spaced budgets from the plain program's footprint to the tightest plan's."""
     plain_bytes = loop.plain_plan(loop.prepared, 0).predicted_bytes
     tightest, _ = loop.solve(0, 0)
-    span = plain_bytes - tightest.predicted_bytes
+    span = plain_bytes - tightest.predicted_bytes * (100 + EASE_PERCENT) // 100
     steps = max(points - 1, 1)
     return tuple(plain_bytes - span * i // steps for i in range(points))
 
