@@ -1,0 +1,64 @@
+"""The benchmark scripts run, on small models, and their comparisons are right."""
+
+import csv
+
+import pytest
+
+from benchmarks import call_overhead, gpt_budgets, losses, models, record
+
+
+@pytest.fixture
+def results(monkeypatch, tmp_path):
+    """A folder for result files other than the repository's."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_results_carry_what_they_were_measured_on(results):
+    path = record.write_csv("things", [{"a": 1}, {"a": 2, "b": 3}])
+    assert path.parent == results
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    assert [(row["a"], row["b"]) for row in rows] == [("1", ""), ("2", "3")]
+    assert all(row[key] for row in rows for key in ("jax", "jaxlib", "python", "device_kind"))
+
+
+def test_comparisons_are_with_the_plain_row():
+    plain = {"variant": "plain", "flops": 10.0, "first_call_seconds": 2.0}
+    budgeted = {
+        "variant": "50MiB", "flops": 12.0, "first_call_seconds": 3.0,
+        "predicted_bytes": 99, "compiled_bytes": 100, "budget_bytes": 100,
+    }  # fmt: skip
+    compared, row = gpt_budgets.with_comparisons([plain, budgeted])
+    assert compared["recomputed_flops_xla"] == 0
+    assert row["recomputed_flops_xla"] == 2
+    assert row["first_call_ratio"] == 1.5
+    assert row["predicted_off"] == pytest.approx(-0.01)
+    assert row["within_budget"]
+
+
+@pytest.mark.parametrize("variant", ["checkpoint full", "110MiB"])
+def test_first_call_of_a_small_gpt(variant):
+    row = gpt_budgets.first_call(variant, layers=0)
+    assert row["first_call_seconds"] > 0
+    assert row["flops"] > 0
+    in_use = row["argument_bytes"] + row["output_bytes"] - row["alias_bytes"] + row["temp_bytes"]
+    assert row["compiled_bytes"] == in_use
+    assert row["compiled_bytes"] <= row.get("budget_bytes", row["compiled_bytes"])
+
+
+def test_losses_of_a_model_that_cannot_reach_its_share(monkeypatch):
+    """Its budget is then its floor."""
+    monkeypatch.setitem(losses.TASKS, "dropout", lambda: models.dropout(layers=3))
+    monkeypatch.setattr(losses, "SHARE", 0.01)
+    monkeypatch.setattr(losses, "STEPS", 3)
+    row = losses.compare("dropout")
+    assert row["compiled_bytes"] <= row["budget_bytes"] < row["plain_bytes"]
+    assert row["largest_relative_difference"] < 1e-5
+
+
+def test_call_overhead_measures_both(monkeypatch):
+    monkeypatch.setattr(call_overhead, "CALLS", 2)
+    monkeypatch.setattr(call_overhead, "BLOCKS", 2)
+    row = call_overhead.measure(leaves=2)
+    assert row["jit_seconds"] > 0
+    assert row["memjax_seconds"] - row["jit_seconds"] == row["overhead_seconds"]
