@@ -44,6 +44,7 @@ from memjax.setup import (
     trace_call,
 )
 from memjax.signature import Call, resolve_statics, weak_types
+from memjax.trace import step_name
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class BudgetedStep:
         self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
         self._newest: Entry | None = None
-        self._bound: weakref.WeakKeyDictionary[Any, BudgetedStep] = weakref.WeakKeyDictionary()
+        self._bound: dict[int, BudgetedStep] = {}
 
     def __repr__(self) -> str:
         return f"<{self._name!r} within {self._settings.budget!r}>"
@@ -150,16 +151,17 @@ class BudgetedStep:
         """Bind to an instance, as a method; each instance has its own plans."""
         if instance is None:
             return self
+        key = id(instance)  # not its hash: modules that hold arrays have none
         with self._lock:
-            bound = self._bound.get(instance)
-            if bound is None:
+            if key not in self._bound:
+                weakref.finalize(instance, self._bound.pop, key, None)
                 method = types.MethodType(self._step, weakref.proxy(instance))
-                bound = self._bound[instance] = BudgetedStep(method, self._settings)
-        return bound
+                self._bound[key] = BudgetedStep(method, self._settings)
+            return self._bound[key]
 
     @property
     def _name(self) -> str:
-        return str(getattr(self._step, "__name__", "step"))
+        return step_name(self._step)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step. Arguments that were donated are gone afterwards.
@@ -197,7 +199,9 @@ class BudgetedStep:
         entry: Entry,
         error: Exception,
     ) -> Any:
-        """The newest program refused the arguments: find out why."""
+        """The newest program refused the arguments, or failed: find out why."""
+        if isinstance(error, RuntimeError) and not _is_about_buffers(error):
+            raise error
         if any(_compat.is_tracer(leaf) for leaf in call.leaves):
             return self._under_transformation(*args, **kwargs)
         self._check_alive(call)
@@ -286,6 +290,11 @@ class BudgetedStep:
     @functools.cached_property
     def _parameter_names(self) -> tuple[str, ...]:
         return _compat.parameter_names(self._step, self._statics.argnums)
+
+
+def _is_about_buffers(error: RuntimeError) -> bool:
+    """Whether a buffer was deleted or would be given up twice, in the words of JAX and XLA."""
+    return any(word in str(error).lower() for word in ("delete", "donate"))
 
 
 def _explained(error: BudgetInfeasible, donations: Sequence[Donation]) -> BudgetInfeasible:

@@ -162,8 +162,14 @@ def trace(
         result_names=_leaf_names(traced.out_info, "result"),
         in_tree=traced.in_tree,
         out_tree=jax.tree_util.tree_structure(traced.out_info),
-        name=getattr(step, "__name__", "step"),
+        name=step_name(step),
     )
+
+
+def step_name(step: Callable[..., Any]) -> str:
+    """The name of a function, also of one inside of a `functools.partial`."""
+    inner = getattr(step, "func", step)
+    return str(getattr(step, "__name__", getattr(inner, "__name__", "step")))
 
 
 def _without_dead(eqns: Sequence[Eqn], results: Sequence[Operand]) -> tuple[Eqn, ...]:

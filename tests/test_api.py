@@ -160,9 +160,30 @@ def test_methods_and_partials() -> None:
 
     partial = memjax.memory_budget("1MB")(functools.partial(Trainer.step.__wrapped__, slow))
     np.testing.assert_allclose(partial(jnp.ones(2), jnp.ones(2)), 0.9 * np.ones(2))
-    alive = [slow]
-    del alive, slow
+    assert partial.report(jnp.ones(2), jnp.ones(2)).name == "step"
+    bound = Trainer.__dict__["step"]._bound
+    assert len(bound) == 2
+    del slow, partial
     gc.collect()
+    assert len(bound) == 1
+
+
+def test_errors_of_the_step_itself_come_through() -> None:
+    def fail() -> None:
+        raise ValueError("the callback's own error")
+
+    @memjax.memory_budget("1MB")
+    def step(w: jax.Array, bad: jax.Array) -> jax.Array:
+        jax.lax.cond(bad > 0, lambda: jax.debug.callback(fail), lambda: None)
+        return w + bad
+
+    def call_and_wait() -> None:
+        jax.block_until_ready(step(jnp.ones(2), jnp.ones(())))
+        jax.effects_barrier()
+
+    step(jnp.ones(2), jnp.zeros(()))
+    with pytest.raises(Exception, match="callback's own error"):
+        call_and_wait()
 
 
 def test_two_threads_make_one_plan() -> None:
