@@ -1,0 +1,158 @@
+"""Annealing over topological orders.
+
+In: a `Problem`, a target. Out: an order of its nodes with little excess over the target.
+
+A node that moves from position `p` to `q` changes only what is held between them:
+
+- the nodes that it passes shift by one position, and hold its outputs no longer (moving
+  later) or as well (moving earlier);
+- an input of it that no other node reads after some position `l` is held by the nodes past
+  `l` that it passes, as long as it lies behind them.
+
+So a move costs time linear in its length, in numpy. Li et al., *FastSA* (2023), move single
+nodes too.
+
+Not handled: what in-place runs save, so that orders are judged a little too high here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memjax.problem import Problem
+
+Bytes = NDArray[np.int64]
+
+
+class Orders:
+    """An order of a problem's nodes on its way to a target.
+
+    Attributes:
+        order: the node at each position.
+        place: the position of each node.
+        held: bytes before the run at each position, and at the end; shape (nodes + 1,).
+    """
+
+    def __init__(self, problem: Problem, more: Iterable[tuple[int, int]] = ()) -> None:
+        """`more` are pairs of nodes that must keep their order, besides the edges."""
+        count = len(problem.nodes)
+        producer, size, kept = problem.producer, problem.value_bytes, set(problem.outputs)
+        edges = {
+            (producer[v], index)
+            for index, node in enumerate(problem.nodes)
+            for v in node.inputs
+            if producer[v] >= 0
+        }
+        once = [i for i, node in enumerate(problem.nodes) if not node.recomputable]
+        edges.update(more, pairwise(once))
+        self.count = count
+        self.before: list[list[int]] = [[] for _ in range(count)]
+        self.after: list[list[int]] = [[] for _ in range(count)]
+        for first, second in sorted(edges):
+            self.before[second].append(first)
+            self.after[first].append(second)
+        self._ends = [  # inputs that may die: their bytes, and who else touches them
+            [
+                (size[v], [producer[v], *(r for r in problem.consumers[v] if r != index)])
+                for v in node.inputs
+                if producer[v] >= 0 and v not in kept and size[v]
+            ]
+            for index, node in enumerate(problem.nodes)
+        ]
+        self._lives = [
+            sum(size[v] for v in node.outputs if problem.consumers[v] or v in kept)
+            for node in problem.nodes
+        ]
+        written = [sum(size[v] for v in node.outputs) for node in problem.nodes]
+        self._adds = np.array(
+            [w + n.workspace_bytes for w, n in zip(written, problem.nodes, strict=True)], np.int64
+        )
+        self.mean_bytes = sum(size) / max(1, len(size))
+        self.order = list(range(count))
+        self.place = list(range(count))
+        self.held = self._held_in_order(problem.base_bytes)
+
+    def _held_in_order(self, base_bytes: int) -> Bytes:
+        held = np.zeros(self.count + 1, np.int64)
+        level = base_bytes
+        for node in range(self.count):
+            held[node] = level
+            level += self._lives[node]
+            level -= sum(size for size, others in self._ends[node] if max(others) < node)
+        held[self.count] = level
+        return held
+
+    def anneal(self, target_bytes: int, moves: int, heat: float, random: Random) -> list[int]:
+        """The order with the least excess seen.
+
+        Args:
+            target_bytes: what is above is excess.
+            moves: how many are tried.
+            heat: at the start, in mean bytes of a value.
+            random: draws the moves.
+        """
+        adds = self._adds[self.order]
+        score = best_score = int(np.maximum(self.held[:-1] + adds - target_bytes, 0).sum())
+        best, hot = self.order[:], heat * self.mean_bytes
+        for move in range(moves):
+            if best_score == 0:
+                break
+            drawn = self._draw(random)
+            if drawn is None:
+                continue
+            window, held = self._moved(*drawn)
+            added = adds[window]
+            shifted = np.roll(added, 1 if drawn[1] < drawn[0] else -1)
+            worse = int(np.maximum(held + shifted - target_bytes, 0).sum())
+            worse -= int(np.maximum(self.held[window] + added - target_bytes, 0).sum())
+            cool = hot * (1 - move / moves) ** 2
+            if worse <= 0 or (cool > 0 and random.random() < math.exp(-worse / cool)):
+                self.held[window], adds[window] = held, shifted
+                self._shift(*drawn)
+                score += worse
+                if score < best_score:
+                    best, best_score = self.order[:], score
+        return best
+
+    def _draw(self, random: Random) -> tuple[int, int] | None:
+        """Where to take a node from and where to put it; None where it has no room."""
+        node = random.randrange(self.count)
+        place = self.place
+        low = max((place[i] for i in self.before[node]), default=-1) + 1
+        high = min((place[i] for i in self.after[node]), default=self.count) - 1
+        if low == high:
+            return None
+        target = random.randrange(low, high)
+        return place[node], target + (target >= place[node])
+
+    def _moved(self, source: int, target: int) -> tuple[slice, Bytes]:
+        """The positions that a move touches, and what is held there after it."""
+        node, place = self.order[source], self.place
+        ends = [(size, max(place[i] for i in others)) for size, others in self._ends[node]]
+        lives = self._lives[node]
+        if target > source:
+            passed = self.held[source + 1 : target + 1] - lives
+            for size, last in ends:
+                if last < target:
+                    passed[max(0, last - source) :] += size
+            own = self.held[target + 1] - lives
+            own += sum(size for size, last in ends if last <= target)
+            return slice(source, target + 1), np.append(passed, own)
+        passed = self.held[target:source] + lives
+        for size, last in ends:
+            if last < source:
+                passed[max(0, last + 1 - target) :] -= size
+        own = self.held[target]
+        return slice(target, source + 1), np.concatenate(([own], passed))
+
+    def _shift(self, source: int, target: int) -> None:
+        order, place = self.order, self.place
+        order.insert(target, order.pop(source))
+        for index in range(min(source, target), max(source, target) + 1):
+            place[order[index]] = index
