@@ -64,7 +64,7 @@ def test_other_shapes_and_dtypes():
         wide = state["a"].astype(jnp.float32) + x[0]
         return {"a": wide, "b": state["b"][:4] + x[:4, 0], "c": state["c"] + x[0]}
 
-    state = {"a": shape(8, 8, dtype=jnp.bfloat16), "b": shape(8), "c": shape(8)}
+    state = {"a": shape(8, 8, dtype=jnp.bfloat16), "b": shape(16), "c": shape(8)}
     given, kept = verdicts(step, state, SQUARE)
     assert given == {"state['c']": "result['c']"}
     assert "no result of type" in kept["state['a']"]
