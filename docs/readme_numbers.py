@@ -46,7 +46,8 @@ def mib(text: str) -> str:
 
 def number(text: str, form: str, scale: float = 1.0) -> str:
     """A number in a form; empty stays empty."""
-    return format(float(text) * scale, form) if text else ""
+    written = format(float(text) * scale, form) if text else ""
+    return written.removeprefix("-") if not written.strip("-0.") else written
 
 
 def budgets(rows: Sequence[Row]) -> list[str]:
