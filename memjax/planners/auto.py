@@ -10,15 +10,17 @@ In: a `Problem` and a budget. Out: a `Solution`, and the same one in every proce
    and the best is improved by ruin and recreate (`memjax.planners.search`).
 4. The bound is raised by the relaxation at several stages.
 
-Tried, in points of overhead at 80 % (random layered graphs of 100 and 250 nodes, fixed order)
-and at 40 % (the step of an 8-layer GPT, about 1,000 nodes, where the bound is 10.76):
+Tried, in per cent of overhead at 80 % of the peak for the published random layered graphs of
+100 and 250 nodes at fixed order, and at 40 % for a step of an 8-layer GPT of about 1,000 nodes
+(whose bound is 7.417):
 
-- adding the best gap first, from the plain schedule: gives up; gives up; 15 (at first costs);
-- the same with chains of recomputations: 5.5; gives up; 15;
-- rules, pruned: not for these graphs; 10.9;
-- the relaxation, rounded and pruned: not for these graphs alone; 10.84;
-- ruin and recreate from the plain schedule, 16 gaps tried: 2.296 (the optimum); 4.26; no gain
-  over 10.84. With 6 gaps tried: 2.296; 4.8 to 5.7. With three times the links: 4.7 to 5.1.
+- the best gap first, from the plain schedule: stuck; stuck; 15.07;
+- the same with chains of recomputations, pruned: 5.54; stuck; -
+- rules, pruned: -; -; 7.89, and 7.86 after 400,000 changes of ruin and recreate;
+- the relaxation, rounded and pruned: -; -; 7.441;
+- ruin and recreate with 16 gaps tried and 4 links: 2.296 (the optimum); 4.261 (three seeds:
+  4.261 to 4.266). With 12 links 4.73 to 5.06; with 6 gaps and 12 links 4.82 to 5.70; with
+  3 gaps 5.15 to 8.25.
 
 Numba and OR-tools would make the search faster, but either adds a heavy dependency, and
 numba some seconds of compilation to the first plan; both are left out. Min-cut seeds are the

@@ -38,6 +38,7 @@ DEPTH = 3  # inputs of inputs that are tried with a gap
 LINKS = 4  # recomputations of inputs tried with each gap; 12 is worse for the same work
 ELSEWHERE = 6  # stages tried where the highest cannot be helped
 APART = 3  # and how far apart they are
+EARLIER = 4  # of these, so many are tried in an earlier stage too; with 8 others are crowded out
 NOISE = 0.5  # spread of the random factor on a gap's rank; 0.25 and 1 are about as good
 HEAT = 0.3  # of annealing, in mean costs of a recomputation; 0.05 to 1 are about as good
 SAMPLE = 40  # recomputations whose inputs are looked at for further gaps
@@ -177,7 +178,23 @@ class Search:
         ranked = self._gaps_across(stage, sums, counts, noise)
         ranked += self._gaps_of_extra(stage, sums, counts, noise)
         ranked.sort()
-        return list(dict.fromkeys(run for _, run in ranked))[:TRIES]
+        late = list(dict.fromkeys(run for _, run in ranked))[:TRIES]
+        tried = late[:EARLIER] if noise else []
+        early = [run for run in map(self._earlier, tried) if run is not None]
+        return list(dict.fromkeys([*late, *early]))
+
+    def _earlier(self, run: Run) -> Run | None:
+        """The same node in the last stage before that reads one of its inputs anyway."""
+        stage, node = run
+        key = stage * self.schedule.step + node
+        reads = [
+            self._read_before(value, producer, key) // self.schedule.step
+            for value, _, producer in self.schedule.ins[node]
+        ]
+        latest = max(reads, default=0)
+        if not node < latest < stage or node in self.schedule.stages[latest]:
+            return None
+        return latest, node
 
     def _gaps_across(
         self, stage: int, sums: NDArray[np.int64], counts: NDArray[np.int64], noise: float
