@@ -124,7 +124,8 @@ class AutoPlanner(Planner):
         forward = forward_of(problem, search.schedule)
         bound, starts = self._relaxed(problem, forward, search.budget)
         best = self._best(search, [*hinted, *starts], None)
-        if best is None or best[0] > bound + self.enough * problem.total_cost:
+        enough = self.enough * (1 + len(problem.nodes) / 500)  # rules cost time that grows, too
+        if best is None or best[0] > bound + enough * problem.total_cost:
             best = self._best(search, [[], *self._rules(problem, forward, search)], best)
         assert best is not None
         search.go_to(best[1])
