@@ -33,6 +33,9 @@ MAX_COMPILATIONS = 4
 AS_IT_IS_FACTOR = 1.6
 """The program is first compiled untouched where the budget is this much more than predicted:
 XLA:CPU's default schedule took up to 1.36 times the predicted bytes."""
+NEAR_FACTOR = 1.15
+"""Up to this much over budget by prediction, the program is compiled without recomputation
+before anything is recomputed: predictions err on the high side where XLA fuses well."""
 AS_IT_IS = "as it is"
 HOPELESS_FACTOR = 1.15
 """Above this much of the budget, the tightest plans' neighbours are not tried."""
@@ -179,13 +182,14 @@ class Loop:
         self.steps.append(step)
         return attempt
 
-    def tried(self, plan: Plan) -> bool:
-        """Whether the same schedule was compiled before."""
+    def attempt_of(self, plan: Plan) -> Attempt | None:
+        """The compilation of the same schedule, if there was one."""
         schedule = (plan.recomputations, plan.first_runs)
-        return any(
-            (a.plan.recomputations, a.plan.first_runs) == schedule and a.purpose != AS_IT_IS
-            for a in self.attempts
-        )
+        for attempt in self.attempts:
+            same = (attempt.plan.recomputations, attempt.plan.first_runs) == schedule
+            if same and attempt.purpose != AS_IT_IS:
+                return attempt
+        return None
 
     def result(self, chosen: Attempt) -> Fitted:
         """What the loop hands on; programs of other attempts are let go."""
@@ -209,9 +213,7 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
         attempt = loop.compile(given, "the given plan")
         if attempt.total_bytes <= budget_bytes:
             return loop.result(attempt)
-    plain_bytes = simulate(loop.prepared.problem, _identity(loop.prepared)).peak_bytes
-    if AS_IT_IS_FACTOR * plain_bytes <= budget_bytes:
-        attempt = loop.compile_as_it_is(budget_bytes)
+    for attempt in _without_recomputation(loop, budget_bytes):
         if attempt.total_bytes <= budget_bytes:
             return loop.result(attempt)
     _tighten(loop, budget_bytes)
@@ -232,15 +234,28 @@ def _identity(coarse: Coarse) -> range:
     return range(len(coarse.problem.nodes))
 
 
+def _without_recomputation(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
+    """What to compile before anything is recomputed: the untouched program where the budget is
+    generous, and where it is near what is predicted, the program scheduled for memory first.
+    """
+    plain = loop.plain_plan(loop.prepared, budget_bytes)
+    if AS_IT_IS_FACTOR * plain.predicted_bytes <= budget_bytes:
+        yield loop.compile_as_it_is(budget_bytes)
+    elif plain.predicted_bytes <= NEAR_FACTOR * budget_bytes:
+        yield loop.compile(plain, "without recomputation")
+        yield loop.compile_as_it_is(budget_bytes)
+
+
 def _tighten(loop: Loop, budget_bytes: int) -> None:
     """Compile tighter and tighter plans until one fits or the planner has no tighter one."""
     dynamic_bytes = max(0, budget_bytes - loop.prepared.problem.base_bytes)
     target_bytes, purpose = budget_bytes - int(MARGIN * dynamic_bytes), "planned for the budget"
-    while len(loop.attempts) < MAX_COMPILATIONS:
+    for _ in range(MAX_COMPILATIONS):
         plan, met = loop.solve(budget_bytes, target_bytes)
-        if loop.tried(plan):
+        known = loop.attempt_of(plan)
+        if known is None and len(loop.attempts) >= MAX_COMPILATIONS:
             return
-        attempt = loop.compile(plan, purpose if met else "the tightest plan")
+        attempt = known or loop.compile(plan, purpose if met else "the tightest plan")
         over = attempt.total_bytes - budget_bytes
         if over <= 0 or not met:
             return
@@ -257,7 +272,7 @@ def _loosen(loop: Loop, budget_bytes: int) -> None:
     if not last.plan.recomputations or unused <= SLACK * budget_bytes:
         return
     plan, met = loop.solve(budget_bytes, last.plan.predicted_bytes + unused)
-    if met and plan.overhead < last.plan.overhead and not loop.tried(plan):
+    if met and plan.overhead < last.plan.overhead and loop.attempt_of(plan) is None:
         loop.compile(plan, f"planned {format_bytes(unused)} looser")
 
 
@@ -273,7 +288,7 @@ def _last_resorts(loop: Loop, budget_bytes: int) -> None:
     for plan, purpose in _tightest_plans(loop, budget_bytes):
         if _fitting(loop, budget_bytes):
             return
-        if not loop.tried(plan):
+        if loop.attempt_of(plan) is None:
             loop.compile(plan, purpose)
         if min(a.total_bytes for a in loop.attempts) > HOPELESS_FACTOR * budget_bytes:
             return
@@ -294,7 +309,7 @@ def _tightest_plans(loop: Loop, budget_bytes: int) -> Iterator[tuple[Plan, str]]
 def find_floor(loop: Loop) -> Fitted:
     """The smallest compiled footprint of the untouched program and the tightest plans."""
     for plan, purpose in _tightest_plans(loop, 0):
-        if not loop.tried(plan):
+        if loop.attempt_of(plan) is None:
             loop.compile(plan, purpose)
     if not any(a.plan.recomputations for a in loop.attempts):
         loop.compile_as_it_is(0)

@@ -108,13 +108,12 @@ def test_a_generous_budget_leaves_the_program_as_it_is(plain):
     assert fitted.planning_seconds == 0
 
 
-def test_the_first_plan_that_fits_is_taken(plain):
+def test_near_what_is_predicted_nothing_is_recomputed_without_need(plain):
     planner = Levels()
-    budget = int(1.4 * plain)
-    fitted = fit(loop_for(planner), budget)
-    assert fitted.attempts[0].purpose == "planned for the budget"
-    assert len(fitted.attempts) <= 2
-    assert planner.asked[0] <= budget
+    fitted = fit(loop_for(planner), int(1.4 * plain))
+    assert [a.purpose for a in fitted.attempts] == ["without recomputation"]
+    assert planner.asked == []
+    assert fitted.chosen.plan.recomputations == ()
 
 
 def test_overshoot_leads_to_a_tighter_target(floor):
