@@ -88,9 +88,7 @@ class _Tape:
         self.nodes.append(Node(cost, tuple(dict.fromkeys(inputs)), (value,), name=name))
         return value
 
-    def op(
-        self, name: str, cost: float, inputs: Sequence[int], size: int, saves: str = ""
-    ) -> int:
+    def op(self, name: str, cost: float, inputs: Sequence[int], size: int, saves: str = "") -> int:
         """A forward operation. `saves` names what its backward reads: i(nputs), o(utput)."""
         value = self.run(name, cost, inputs, size)
         saved = (tuple(inputs) if "i" in saves else ()) + ((value,) if "o" in saves else ())
@@ -111,19 +109,22 @@ class _Tape:
                 part = self.run(f"d_{name}", cost, reads, self.value_bytes[target])
                 if target in grads:
                     cost_add = self.value_bytes[target] * ADD_SECONDS_PER_BYTE
-                    part = self.run("add_any", cost_add, (grads[target], part),
-                                    self.value_bytes[target])
+                    part = self.run(
+                        "add_any", cost_add, (grads[target], part), self.value_bytes[target]
+                    )
                 grads[target] = part
         for value in sorted(self.params):
             if value in grads:
-                self.run("update", self.value_bytes[value] * ADD_SECONDS_PER_BYTE,
-                         (grads[value], value), self.value_bytes[value])
+                self.run(
+                    "update",
+                    self.value_bytes[value] * ADD_SECONDS_PER_BYTE,
+                    (grads[value], value),
+                    self.value_bytes[value],
+                )
 
     def problem(self, name: str) -> Problem:
         written = {v for node in self.nodes for v in node.outputs}
-        outputs = tuple(
-            v for node in self.nodes if node.name == "update" for v in node.outputs
-        )
+        outputs = tuple(v for node in self.nodes if node.name == "update" for v in node.outputs)
         assert written.issuperset(outputs)
         return Problem(tuple(self.nodes), tuple(self.value_bytes), outputs, name=name)
 
@@ -196,8 +197,15 @@ def train_step(nodes: int, seed: int) -> Problem:
             inputs.append(tape.param(int(rng.integers(1, 20))))
         cost = float(rng.choice([1.0, 2.0, 5.0, 40.0]) * rng.uniform(0.5, 2))
         saves = ("", "i", "o", "io")[int(rng.integers(0, 4))]
-        chain.append(tape.op(f"op{index}", cost, tuple(dict.fromkeys(inputs)),
-                             int(rng.geometric(1 / 60)) + 1, saves))
+        chain.append(
+            tape.op(
+                f"op{index}",
+                cost,
+                tuple(dict.fromkeys(inputs)),
+                int(rng.geometric(1 / 60)) + 1,
+                saves,
+            )
+        )
     loss = tape.op("loss", 1.0, (chain[-1],), 1, "i")
     tape.backward(loss, no_grad=(chain[0],))
     return tape.problem(f"train_step_{nodes}_seed{seed}")

@@ -116,8 +116,11 @@ def draw(rows: Sequence[Row], published: Sequence[dict[str, str]], path: Path) -
         1, len(graphs), figsize=(4.2 * len(graphs), 3.8), squeeze=False, layout="constrained"
     )
     for axis, graph in zip(axes[0], graphs, strict=True):
-        _panel(axis, [r for r in rows if r.graph == graph],
-               [p for p in published if p["graph"] == graph])
+        _panel(
+            axis,
+            [r for r in rows if r.graph == graph],
+            [p for p in published if p["graph"] == graph],
+        )
         axis.set_title(graph)
     axes[0][0].set_ylabel("overhead (% of the plain cost)")
     handles = {
@@ -131,21 +134,41 @@ def draw(rows: Sequence[Row], published: Sequence[dict[str, str]], path: Path) -
 
 def _panel(axis: Any, rows: Sequence[Row], published: Sequence[dict[str, str]]) -> None:
     for mode, colour in (("fixed", "tab:blue"), ("free", "tab:green")):
-        met = sorted((100 * r.budget, r.overhead_percent) for r in rows
-                     if r.mode == mode and r.met)
-        axis.plot(*zip(*met, strict=True) if met else ([], []), "o-", color=colour,
-                  label=f"memjax, {mode} order")
-    proven = sorted({(100 * r.budget, r.bound_percent) for r in rows
-                     if r.mode == "fixed" and r.bound_percent < float("inf")})
-    axis.plot(*zip(*proven, strict=True) if proven else ([], []), ":", color="tab:blue",
-              label="proven bound, fixed order")
+        met = sorted((100 * r.budget, r.overhead_percent) for r in rows if r.mode == mode and r.met)
+        axis.plot(
+            *zip(*met, strict=True) if met else ([], []),
+            "o-",
+            color=colour,
+            label=f"memjax, {mode} order",
+        )
+    proven = sorted(
+        {
+            (100 * r.budget, r.bound_percent)
+            for r in rows
+            if r.mode == "fixed" and r.bound_percent < float("inf")
+        }
+    )
+    axis.plot(
+        *zip(*proven, strict=True) if proven else ([], []),
+        ":",
+        color="tab:blue",
+        label="proven bound, fixed order",
+    )
     marks = {"Checkmate": "s", "Moccasin": "^", "FastSA": "v"}
     for system, mark in marks.items():
-        points = [(100 * float(p["budget"]), float(p["overhead_percent"]))
-                  for p in published if p["system"] == system and p["overhead_percent"]]
+        points = [
+            (100 * float(p["budget"]), float(p["overhead_percent"]))
+            for p in published
+            if p["system"] == system and p["overhead_percent"]
+        ]
         if points:
-            axis.plot(*zip(*points, strict=True), mark, mfc="none", color="black",
-                      label=f"{system} (published)")
+            axis.plot(
+                *zip(*points, strict=True),
+                mark,
+                mfc="none",
+                color="black",
+                label=f"{system} (published)",
+            )
     axis.set_xlabel("budget (% of the peak)")
     axis.invert_xaxis()
 
@@ -154,12 +177,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--graphs", type=Path, help="a directory of published graphs")
-    parser.add_argument("--generate", nargs=2, type=int, action="append", default=[],
-                        metavar=("NODES", "SEED"), help="a random layered graph; repeatable")
+    parser.add_argument(
+        "--generate",
+        nargs=2,
+        type=int,
+        action="append",
+        default=[],
+        metavar=("NODES", "SEED"),
+        help="a random layered graph; repeatable",
+    )
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.9, 0.8, 0.7, 0.5])
     parser.add_argument("--planner", default="auto", help="of the rows at fixed order")
-    parser.add_argument("--modes", nargs="+", choices=("fixed", "free"),
-                        default=["fixed", "free"])
+    parser.add_argument("--modes", nargs="+", choices=("fixed", "free"), default=["fixed", "free"])
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--published", type=Path, help="a CSV of published overheads")

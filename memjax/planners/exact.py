@@ -67,8 +67,11 @@ class ExactPlanner(Planner):
             return Solution.identity(problem, self.name)
         program = _Program(problem, budget_bytes)
         program.build()
-        options = {"mip_rel_gap": self.gap, "node_limit": self.branches or None,
-                   "time_limit": self.seconds}
+        options = {
+            "mip_rel_gap": self.gap,
+            "node_limit": self.branches or None,
+            "time_limit": self.seconds,
+        }
         result = milp(
             np.array(program.costs),
             integrality=np.array(program.whole),
@@ -121,9 +124,7 @@ class _Program:
         """The variable's column; made at its first mention."""
         if key not in self.columns:
             self.columns[key] = len(self.costs)
-            self.costs.append(
-                self.problem.nodes[key[2]].cost / self.unit if key[0] == "R" else 0.0
-            )
+            self.costs.append(self.problem.nodes[key[2]].cost / self.unit if key[0] == "R" else 0.0)
             self.lower.append(0.0)
             self.upper.append(upper)
             self.whole.append(int(whole))
@@ -198,7 +199,9 @@ class _Program:
         problem, size = self.problem, self.problem.value_bytes
         before: Terms = [
             (self.held(stage, v), self.scale * size[v])
-            for node in problem.nodes[:stage] for v in node.outputs if size[v]
+            for node in problem.nodes[:stage]
+            for v in node.outputs
+            if size[v]
         ]
         level: Terms = before
         limit = self.scale * (self.budget - problem.base_bytes)
@@ -214,7 +217,8 @@ class _Program:
             ]
             over = [
                 (self.freed(stage, v, index), -self.scale * size[v])
-                for v in self.over[index] if size[v]
+                for v in self.over[index]
+                if size[v]
             ]
             if over:
                 self.row([*level, workspace], limit)

@@ -92,7 +92,9 @@ class Schedule:
     def extra_runs(self) -> list[tuple[int, int]]:
         """(stage, node) of each recomputation, in schedule order."""
         return [
-            (t, node) for t, stage in enumerate(self.stages) if len(stage) > 1
+            (t, node)
+            for t, stage in enumerate(self.stages)
+            if len(stage) > 1
             for node in stage[:-1]
         ]
 

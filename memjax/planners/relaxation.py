@@ -161,7 +161,8 @@ class _Program:
     def _held_next(self, block: int) -> list[int]:
         first = self.stages[block]
         return [
-            value for letter, k, value in self.columns
+            value
+            for letter, k, value in self.columns
             if letter == "H" and k == block + 1 and self.problem.producer[value] < first
         ]
 

@@ -57,7 +57,12 @@ class ReorderPlanner(Planner):
     name: ClassVar[str] = "reorder"
     moves: int = 15_000
     starts: tuple[tuple[float, float], ...] = (
-        (1.0, 1.0), (1.0, 8.0), (0.95, 8.0), (1.0, 16.0), (0.95, 4.0), (1.05, 8.0)
+        (1.0, 1.0),
+        (1.0, 8.0),
+        (0.95, 8.0),
+        (1.0, 16.0),
+        (0.95, 4.0),
+        (1.05, 8.0),
     )
     tries: int = 3
     turns: int = 8
@@ -81,8 +86,12 @@ class ReorderPlanner(Planner):
                 found = self._turn(problem, budget_bytes, best.order, turn, work)
                 best = best.or_of(problem, budget_bytes, found)
         return Solution(
-            tuple(best.order), self.name, met=best.met, bound_cost=problem.total_cost,
-            iterations=plain.iterations, reordered=best.reordered,
+            tuple(best.order),
+            self.name,
+            met=best.met,
+            bound_cost=problem.total_cost,
+            iterations=plain.iterations,
+            reordered=best.reordered,
         )
 
     def _orders(self, problem: Problem, budget: int) -> list[list[int]]:
@@ -144,9 +153,7 @@ def _permuted(problem: Problem, order: Sequence[int]) -> Problem:
     return replace(problem, nodes=tuple(problem.nodes[i] for i in order))
 
 
-def _expanded(
-    problem: Problem, order: Sequence[int]
-) -> tuple[Problem, list[tuple[int, int]]]:
+def _expanded(problem: Problem, order: Sequence[int]) -> tuple[Problem, list[tuple[int, int]]]:
     """The problem whose nodes are the runs of a schedule, and whose values are the copies.
 
     Returns:

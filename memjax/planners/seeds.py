@@ -92,9 +92,7 @@ def rules(problem: Problem, forward: Forward, counts: Sequence[int]) -> list[fro
     for count in counts:
         kept = _crossing(problem, forward, _boundaries(problem, forward, count))
         for level in dict.fromkeys(levels.tolist()):
-            gone = frozenset(
-                v for v in forward.values if v not in kept and density[v] <= level
-            )
+            gone = frozenset(v for v in forward.values if v not in kept and density[v] <= level)
             found[gone] = None
     return [gone for gone in found if gone]
 
@@ -129,8 +127,7 @@ def _boundaries(problem: Problem, forward: Forward, count: int) -> list[int]:
     total = np.cumsum(written)
     at = np.array(forward.boundaries)
     chosen = {
-        int(at[np.abs(total[at] - total[-1] * part / count).argmin()])
-        for part in range(1, count)
+        int(at[np.abs(total[at] - total[-1] * part / count).argmin()]) for part in range(1, count)
     }
     return sorted(chosen)
 

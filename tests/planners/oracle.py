@@ -25,15 +25,22 @@ def random_problem(seed: int, nodes: int, plain: bool = False) -> Problem:
     available = list(range(len(value_bytes)))
     for index in range(nodes):
         inputs = tuple(sorted(random.sample(available, min(len(available), random.randint(0, 3)))))
-        outputs = range(len(value_bytes), len(value_bytes) + (
-            1 if plain else random.choice((1, 1, 1, 2, 0))))
+        outputs = range(
+            len(value_bytes), len(value_bytes) + (1 if plain else random.choice((1, 1, 1, 2, 0)))
+        )
         value_bytes += [random.randint(0 if not plain else 1, 9) for _ in outputs]
         in_place = tuple(v for v in inputs if not plain and random.random() < 0.3)
-        made.append(Node(
-            cost=float(random.randint(0, 9)), inputs=inputs, outputs=tuple(outputs),
-            workspace_bytes=0 if plain else random.choice((0, 0, 3)),
-            recomputable=plain or random.random() > 0.15, in_place=in_place, name=f"n{index}",
-        ))
+        made.append(
+            Node(
+                cost=float(random.randint(0, 9)),
+                inputs=inputs,
+                outputs=tuple(outputs),
+                workspace_bytes=0 if plain else random.choice((0, 0, 3)),
+                recomputable=plain or random.random() > 0.15,
+                in_place=in_place,
+                name=f"n{index}",
+            )
+        )
         available += outputs
     kept = tuple(v for v in available if not plain and random.random() < 0.2)
     return Problem(tuple(made), tuple(value_bytes), kept, 0 if plain else random.randint(0, 3))
@@ -87,9 +94,7 @@ def _runs(problem: Problem, budget: int, state: State, index: int) -> Iterator[S
     first = index == stage
     for count in range(len(full) + 1):
         for given in combinations(sorted(full), count):
-            over = sum(
-                size[v] for v in node.in_place if v in given and v not in problem.outputs
-            )
+            over = sum(size[v] for v in node.in_place if v in given and v not in problem.outputs)
             during = max(before, before - over + written) + node.workspace_bytes
             after = full.difference(given)
             done = first and stage + 1 == len(problem.nodes)

@@ -35,8 +35,11 @@ def test_finds_the_order_of_two_branches():
     from memjax.problem import Node, Problem
 
     nodes = (
-        Node(1.0, (), (0,)), Node(1.0, (), (1,)),
-        Node(1.0, (0,), (2,)), Node(1.0, (1,), (3,)), Node(1.0, (2, 3), (4,)),
+        Node(1.0, (), (0,)),
+        Node(1.0, (), (1,)),
+        Node(1.0, (0,), (2,)),
+        Node(1.0, (1,), (3,)),
+        Node(1.0, (2, 3), (4,)),
     )
     problem = Problem(nodes, (9, 9, 1, 1, 1))
     order = Orders(problem).anneal(11, 500, 1.0, Random(0))

@@ -118,8 +118,13 @@ def relabelled(problem, seed):
         return tuple(ids[v] for v in values)
 
     nodes = tuple(
-        replace(n, inputs=renamed(n.inputs), outputs=renamed(n.outputs),
-                in_place=renamed(n.in_place), name=f"x{i}")
+        replace(
+            n,
+            inputs=renamed(n.inputs),
+            outputs=renamed(n.outputs),
+            in_place=renamed(n.in_place),
+            name=f"x{i}",
+        )
         for i, n in enumerate(problem.nodes)
     )
     return Problem(nodes, tuple(value_bytes), renamed(problem.outputs), problem.base_bytes)
@@ -144,8 +149,11 @@ def test_incremental_bytes_are_the_simulators(seed, nodes, changes):
     random, schedule = Random(seed), Schedule(problem)
     for _ in range(changes):
         stage = random.randrange(nodes)
-        free = [v for v in range(stage)
-                if problem.nodes[v].recomputable and v not in schedule.stages[stage]]
+        free = [
+            v
+            for v in range(stage)
+            if problem.nodes[v].recomputable and v not in schedule.stages[stage]
+        ]
         present = schedule.extra_runs()
         if present and random.random() < 0.4:
             taken = random.choice(present)
