@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import io_callback
 
 from memjax.coarsen import SMALL_FRACTION, coarsen
 from memjax.cost import DeviceRates, node_flops, node_seconds
@@ -69,6 +70,16 @@ def test_effects_and_small_nodes_are_never_run_again():
     assert not recomputable["cumsum"]
     assert not recomputable["debug_callback"]
     assert 16 <= small < 256 * 256 * 4
+
+
+def test_effects_with_large_results_are_never_run_again():
+    def step(x, a):
+        y = io_callback(lambda x: x, SQUARE, x, ordered=True)
+        return jnp.sum((y @ a) @ y)
+
+    recomputable = {n.name: n.recomputable for n in coarse_of(step, SQUARE, SQUARE).problem.nodes}
+    assert not recomputable["io_callback"]
+    assert recomputable["dot_general"]
 
 
 def test_updates_in_place_name_their_target():
