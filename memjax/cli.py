@@ -55,7 +55,7 @@ def program(options: _Options, debug: bool) -> None:
     "budgets",
     multiple=True,
     metavar="BYTES",
-    default=("300MiB", "180MiB"),
+    default=("300MiB", "130MiB"),
     show_default=True,
     help='A budget for memjax, such as "300MiB". May be given several times.',
 )
