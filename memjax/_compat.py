@@ -205,3 +205,11 @@ def calls_check_weak_types() -> bool:
     except (TypeError, ValueError):
         return True
     return False
+
+
+def default_device() -> Any:
+    """Where JAX puts what nobody places; `jax_default_device` may be a platform's name."""
+    chosen = getattr(jax.config, "jax_default_device", None)
+    if isinstance(chosen, str):
+        return jax.devices(chosen)[0]
+    return chosen or jax.devices()[0]

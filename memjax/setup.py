@@ -78,7 +78,7 @@ def device_of(settings: Settings, leaves: Sequence[Any]) -> Any:
     for sharding in jax.tree_util.tree_leaves((settings.in_shardings, settings.out_shardings)):
         if hasattr(sharding, "device_set"):
             return _first_device(sharding)
-    return jax.config.jax_default_device or jax.devices()[0]
+    return _compat.default_device()
 
 
 def _first_device(sharding: Any) -> Any:
