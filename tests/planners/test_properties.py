@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from oracle import cheapest, random_problem
 
@@ -25,8 +25,12 @@ from memjax.simulate import simulate
 
 QUICK = AutoPlanner(work=1_500, rounds=1)
 QUICK_FREE = ReorderPlanner(moves=300, starts=((1.0, 4.0),), turns=1, work=800)
-MANY = settings(max_examples=1_500, deadline=None, suppress_health_check=list(HealthCheck))
-SOME = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(
+    max_examples=1_500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+SOME = settings(
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 SEEDS = st.integers(0, 10**9)
 SHARES = st.sampled_from((0.97, 0.9, 0.8, 0.7, 0.6, 0.4))
 
@@ -57,6 +61,7 @@ def test_default_plans_are_valid_and_as_claimed(seed, nodes, share):
 
 @SOME
 @given(seed=SEEDS, nodes=st.integers(1, 10), share=SHARES)
+@example(seed=1, nodes=9, share=0.9)
 def test_reordered_plans_are_valid_and_no_dearer(seed, nodes, share):
     problem = random_problem(seed, nodes, plain=seed % 2 == 0)
     budget = int(share * peak_of(problem))
