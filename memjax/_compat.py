@@ -18,7 +18,6 @@ from jax._src import source_info_util
 from jax.extend import core as jex
 
 Literal = jex.Literal
-DropVar = jex.DropVar
 NameStack = source_info_util.NameStack
 
 JIT_PRIMITIVES = frozenset({"jit", "pjit"})
@@ -32,7 +31,6 @@ INLINED_CALLS = frozenset(
         "eval_jaxpr",
     }
 )
-CHECKPOINT_PRIMITIVES = frozenset({"checkpoint", "remat", "remat2"})
 
 
 def jaxpr_parts(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
