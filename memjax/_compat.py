@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -86,6 +88,45 @@ def loop_length(eqn: Any) -> int:
     return int(eqn.params["length"]) if eqn.primitive.name == "scan" else 1
 
 
+@dataclass(frozen=True)
+class ScanParts:
+    """A scan eqn's body and how its operands are grouped: constants, carries, slices.
+
+    Attributes:
+        body: takes constants, carries, slices; returns carries and what is stacked.
+        constants: how many operands are read whole by every iteration.
+        carries: how many operands, and results, are handed from iteration to iteration.
+        length: iterations.
+        reverse: whether the last slice comes first.
+        unroll: iterations that XLA sees at once.
+    """
+
+    body: Any
+    constants: int
+    carries: int
+    length: int
+    reverse: bool
+    unroll: int
+
+
+def scan_parts(eqn: Any) -> ScanParts:
+    """Read a scan eqn. jax 0.12 groups operands by `ft_in`, earlier versions by two counts."""
+    params = eqn.params
+    if "num_consts" in params:
+        constants, carries = params["num_consts"], params["num_carry"]
+    else:
+        groups = params["ft_in"].update(range(len(eqn.invars))).unpack()
+        constants, carries, _ = (len(list(group)) for group in groups)
+    return ScanParts(
+        body=params["jaxpr"],
+        constants=int(constants),
+        carries=int(carries),
+        length=int(params["length"]),
+        reverse=bool(params["reverse"]),
+        unroll=int(params["unroll"]),
+    )
+
+
 def name_stack_of(eqn: Any) -> NameStack:
     """The module path and transforms under which an eqn was traced."""
     stack: NameStack = eqn.source_info.name_stack
@@ -129,11 +170,32 @@ def bind(eqn: Any, name_stack: NameStack, operands: Sequence[Any]) -> list[Any]:
     functions: Sequence[Any] = ()
     if isinstance(params, tuple):  # (functions, params): the form of older versions
         functions, params = params
+    with name_context(eqn, name_stack):
+        result = primitive.bind(*functions, *operands, **params)
+    return list(result) if primitive.multiple_results else [result]
+
+
+@contextmanager
+def name_context(eqn: Any, name_stack: NameStack) -> Iterator[None]:
+    """Whatever is traced inside carries an eqn's source line and context, and a name stack."""
     full_stack = source_info_util.current_name_stack() + name_stack
     context = source_info_util.user_context(eqn.source_info.traceback, name_stack=full_stack)
     with context, eqn.ctx.manager:
-        result = primitive.bind(*functions, *operands, **params)
-    return list(result) if primitive.multiple_results else [result]
+        yield
+
+
+def shard_map_like(eqn: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` mapped over devices as a `shard_map` eqn maps its body."""
+    params = eqn.params
+    mapped: Callable[..., Any] = jax.shard_map(
+        function,
+        mesh=params["mesh"],
+        in_specs=tuple(params["in_specs"]),
+        out_specs=tuple(params["out_specs"]),
+        axis_names=set(params["newly_manual_axes"]),
+        check_vma=params["check_vma"],
+    )
+    return mapped
 
 
 def is_tracer(leaf: Any) -> bool:

@@ -11,14 +11,15 @@ results, wherever they are written; they have no bytes here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from memjax import cost, primitives
+from memjax import _compat, cost, primitives
 from memjax.backends import Backend
 from memjax.liveness import LivenessGraph
 from memjax.problem import Node, Problem
+from memjax.trace import Eqn
 
 SMALL_FRACTION = 1 / 4096
 """Nodes that write less than this part of the largest value are never run again."""
@@ -33,12 +34,21 @@ class Coarse:
         eqn_of_node: eqn index by node.
         value_of: program value id by problem value id.
         graph: where it came from.
+        inner: what the bodies of eqns take, by eqn index.
+        bodies: the problems of these bodies, with their schedules, by eqn index.
     """
 
     problem: Problem
     eqn_of_node: tuple[int, ...]
     value_of: tuple[int, ...]
     graph: LivenessGraph
+    inner: Mapping[int, cost.Inner] = cost.NO_INNER
+    bodies: Mapping[int, tuple[PlannedBody, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def flops(self) -> tuple[int, ...]:
+        """FLOPs by eqn index, fused eqns and all iterations included."""
+        return cost.node_flops(self.graph, self.inner)
 
     @cached_property
     def updates(self) -> dict[int, int]:
@@ -60,12 +70,24 @@ class Coarse:
         return {eqn: node for node, eqn in enumerate(self.eqn_of_node)}
 
 
+@dataclass(frozen=True)
+class PlannedBody:
+    """The problem of a body, and the schedule that is carried out."""
+
+    coarse: Coarse
+    order: tuple[int, ...]
+
+
 def coarsen(
     graph: LivenessGraph,
     seconds: Sequence[float],
     backend: Backend,
     base_bytes: int = 0,
     scale: float = 1.0,
+    *,
+    inner: Mapping[int, cost.Inner] = cost.NO_INNER,
+    bodies: Mapping[int, tuple[PlannedBody, ...]] | None = None,
+    own_results: frozenset[int] = frozenset(),
 ) -> Coarse:
     """Build the problem of a program.
 
@@ -76,13 +98,18 @@ def coarsen(
         base_bytes: bytes held for the whole step: arguments, and results without an alias.
         scale: bytes on one device for each byte of the program; below 1 where values are
             spread over several devices.
+        inner: what the bodies of eqns take, by eqn index.
+        bodies: their problems.
+        own_results: results that need a buffer of their own: the new carry of a loop, which is
+            written while the old one is still read.
     """
     program = graph.program
+    elsewhere = program.result_values - own_results
     eqns = [i for i, eqn in enumerate(program.eqns) if graph.is_node(eqn)]
     values = [v for i in eqns for v in program.eqns[i].outputs if not graph.free[v]]
     new_id = {value: index for index, value in enumerate(values)}
     sizes = tuple(
-        0 if v in program.result_values else int(scale * program.value_bytes[v]) for v in values
+        0 if v in elsewhere else int(scale * program.value_bytes[v]) for v in values
     )
     small = max(sizes, default=0) * SMALL_FRACTION
 
@@ -95,7 +122,9 @@ def coarsen(
             cost=seconds[index],
             inputs=inputs,
             outputs=outputs,
-            workspace_bytes=int(scale * cost.workspace_bytes(eqn.raw, backend)),
+            workspace_bytes=inner[index].peak_bytes
+            if index in inner
+            else int(scale * cost.workspace_bytes(eqn.raw, backend)),
             recomputable=not eqn.has_effects and written > small,
             in_place=_overwritable(graph, index, new_id),
             name=eqn.primitive,
@@ -108,7 +137,17 @@ def coarsen(
         base_bytes=base_bytes,
         name=program.name,
     )
-    return Coarse(problem, tuple(eqns), tuple(values), graph)
+    return Coarse(problem, tuple(eqns), tuple(values), graph, inner, bodies or {})
+
+
+def _carries(eqn: Eqn) -> tuple[int, ...]:
+    """The operands of a loop that its iterations write over."""
+    if eqn.nest is not None and eqn.nest.kind == "loop":
+        chosen = eqn.inputs[1 : 1 + eqn.nest.carries]
+    else:
+        parts = _compat.scan_parts(eqn.raw)
+        chosen = eqn.inputs[parts.constants : parts.constants + parts.carries]
+    return tuple(v for v in chosen if isinstance(v, int))
 
 
 def _overwritable(graph: LivenessGraph, index: int, new_id: dict[int, int]) -> tuple[int, ...]:
@@ -116,6 +155,9 @@ def _overwritable(graph: LivenessGraph, index: int, new_id: dict[int, int]) -> t
     but assigns buffers of a scheduled program without sharing operands with results.
     """
     eqn = graph.program.eqns[index]
+    if eqn.primitive == "scan":
+        carries = _carries(eqn)
+        return tuple(dict.fromkeys(new_id[v] for v in carries if v in new_id))
     target = eqn.inputs[0] if eqn.inputs else None
     if not eqn.primitive.startswith(primitives.UPDATES_IN_PLACE) or target not in new_id:
         return ()

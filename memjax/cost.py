@@ -14,7 +14,9 @@ cluster makes the same plan.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from memjax import _compat, primitives
@@ -62,8 +64,10 @@ def eqn_flops(eqn: Any) -> int:
         return total * _compat.loop_length(eqn)
     if name in primitives.STRUCTURAL:
         return 0
-    if name in primitives.REDUCTION or name.startswith("scatter"):
+    if name in primitives.REDUCTION:
         return sum(_elements(v.aval) for v in eqn.invars[:1])
+    if name.startswith(primitives.UPDATES_IN_PLACE):
+        return _elements(_update(eqn))
     weight = primitives.COSTLY_FLOPS if name in primitives.COSTLY | primitives.RANDOM else 1
     return weight * sum(_elements(v.aval) for v in eqn.outvars)
 
@@ -74,10 +78,35 @@ def jaxpr_flops(jaxpr: Any) -> int:
     return sum(eqn_flops(eqn) for eqn in inner.eqns)
 
 
-def node_flops(graph: LivenessGraph) -> tuple[int, ...]:
-    """FLOPs of each eqn with the free eqns that are fused into it; 0 for the free ones."""
+@dataclass(frozen=True)
+class Inner:
+    """What the bodies of one eqn take, all iterations together.
+
+    Attributes:
+        flops: of their schedules.
+        seconds: likewise.
+        peak_bytes: held by one iteration at its peak, beyond the eqn's operands and results.
+    """
+
+    flops: int
+    seconds: float
+    peak_bytes: int
+
+
+NO_INNER: Mapping[int, Inner] = MappingProxyType({})
+
+
+def node_flops(graph: LivenessGraph, inner: Mapping[int, Inner] = NO_INNER) -> tuple[int, ...]:
+    """FLOPs of each eqn with the free eqns that are fused into it; 0 for the free ones.
+
+    Args:
+        graph: of the program.
+        inner: what bodies take, by eqn index, where memjax looks into them.
+    """
     program = graph.program
-    own = [eqn_flops(eqn.raw) for eqn in program.eqns]
+    own = [
+        inner[i].flops if i in inner else eqn_flops(eqn.raw) for i, eqn in enumerate(program.eqns)
+    ]
     return tuple(
         own[i] + sum(own[j] for j in free_closure(graph, i)) if graph.is_node(eqn) else 0
         for i, eqn in enumerate(program.eqns)
@@ -98,18 +127,41 @@ def free_closure(graph: LivenessGraph, index: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def node_seconds(graph: LivenessGraph, rates: DeviceRates) -> tuple[float, ...]:
+def node_seconds(
+    graph: LivenessGraph, rates: DeviceRates, inner: Mapping[int, Inner] = NO_INNER
+) -> tuple[float, ...]:
     """Predicted seconds of each eqn, free eqns included where they are fused."""
     program = graph.program
-    flops = node_flops(graph)
+    flops = node_flops(graph, inner)
     seconds = []
     for index, eqn in enumerate(program.eqns):
-        moved = 0
-        if graph.is_node(eqn):
-            touched = (*graph.stored_reads[index], *eqn.outputs)
-            moved = sum(program.value_bytes[v] for v in touched)
+        if index in inner:
+            seconds.append(inner[index].seconds)
+            continue
+        moved = _moved_bytes(graph, index) if graph.is_node(eqn) else 0
         seconds.append(flops[index] / rates.flops_per_second + moved / rates.bytes_per_second)
     return tuple(seconds)
+
+
+def _moved_bytes(graph: LivenessGraph, index: int) -> int:
+    """Bytes that a node reads and writes; of what it reads or updates in slices, these."""
+    program, eqn = graph.program, graph.program.eqns[index]
+    if eqn.primitive.startswith(primitives.UPDATES_IN_PLACE):
+        return 2 * _compat.aval_bytes(_update(eqn.raw))
+    found: dict[int, int] = {}
+    stack = list(eqn.reads) if eqn.primitive not in primitives.SLICES else []
+    moved = sum(program.value_bytes[v] for v in eqn.outputs) * (1 if stack else 2)
+    while stack:
+        value = stack.pop()
+        if value in found:
+            continue
+        producer = program.eqns[program.producer[value]] if graph.free[value] else None
+        if producer is not None and producer.primitive not in primitives.SLICES:
+            found[value] = 0
+            stack += producer.reads
+        else:
+            found[value] = program.value_bytes[value]
+    return moved + sum(found.values())
 
 
 def workspace_bytes(eqn: Any, backend: Backend) -> int:
@@ -174,6 +226,11 @@ def _stored_bytes(eqn: Any, var: Any) -> int:
 
 def _elements(aval: Any) -> int:
     return math.prod(int(d) for d in getattr(aval, "shape", ()))
+
+
+def _update(eqn: Any) -> Any:
+    """The type of what a scatter or an update of a slice writes."""
+    return eqn.invars[1 if eqn.primitive.name == "dynamic_update_slice" else 2].aval
 
 
 def _dot_flops(eqn: Any) -> int:

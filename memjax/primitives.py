@@ -37,6 +37,8 @@ REDUCTION = frozenset(
 FUSIBLE = STRUCTURAL | CHEAP | COSTLY
 FUSES_OPERANDS = FUSIBLE | REDUCTION
 RANDOM = frozenset({"random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform"})
+SLICES = frozenset({"slice", "dynamic_slice", "gather"})
+"""What reads no more of its operand than it writes."""
 
 COSTLY_FLOPS = 10  # a guess: a polynomial or a table, some ten operations an element
 UPDATES_IN_PLACE = ("scatter", "dynamic_update_slice")

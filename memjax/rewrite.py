@@ -18,6 +18,7 @@ from jax.lax import optimization_barrier
 from memjax import _compat
 from memjax.coarsen import Coarse
 from memjax.cost import free_closure
+from memjax.nests import emit
 from memjax.segments import Segment, segments
 from memjax.trace import Constant, Eqn
 
@@ -64,10 +65,17 @@ class _Interpreter:
                 eqn = graph.program.eqns[free]
                 self.free.update(zip(eqn.outputs, self.bind(eqn), strict=True))
         eqn = graph.program.eqns[index]
-        self.stored.update(zip(eqn.outputs, self.bind(eqn), strict=True))
+        nested = eqn.nest is not None and eqn.nest.is_planned
+        written = self.run_bodies(index) if nested else self.bind(eqn)
+        self.stored.update(zip(eqn.outputs, written, strict=True))
 
     def bind(self, eqn: Eqn) -> list[Any]:
         return _compat.bind(eqn.raw, eqn.name_stack, [self.read(v) for v in eqn.inputs])
+
+    def run_bodies(self, index: int) -> Sequence[Any]:
+        eqn = self.coarse.graph.program.eqns[index]
+        bodies = [rewrite(b.coarse, b.order) for b in self.coarse.bodies[index]]
+        return emit(eqn, bodies, [self.read(v) for v in eqn.inputs])
 
     def read(self, operand: int | Constant) -> Any:
         if isinstance(operand, Constant):

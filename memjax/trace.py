@@ -15,12 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.tree_util import PyTreeDef, keystr, tree_flatten_with_path
 
 from memjax import _compat
+
+if TYPE_CHECKING:
+    from memjax.nests import Nest
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Eqn:
         outputs: value ids, in the primitive's order.
         name_stack: module path and transforms, with those of the calls it was inlined from.
         call: the outermost call that it was inlined from, an eqn of JAX's; None without one.
+        nest: the programs that it runs, where memjax looks into them: see `memjax.nests`.
+            `raw` is then what it stands for, or a part of it.
     """
 
     raw: Any
@@ -50,6 +55,7 @@ class Eqn:
     outputs: tuple[int, ...]
     name_stack: Any
     call: Any = None
+    nest: Nest | None = None
 
     @property
     def primitive(self) -> str:
@@ -163,6 +169,22 @@ def trace(
         in_tree=traced.in_tree,
         out_tree=jax.tree_util.tree_structure(traced.out_info),
         name=step_name(step),
+    )
+
+
+def program_of_jaxpr(closed: Any, name: str) -> Program:
+    """The program of a jaxpr, the body of a loop for instance, with flat names."""
+    flat = _Flattener()
+    arguments, constants, results = flat.run_top(closed)
+    return Program(
+        eqns=_without_dead(flat.eqns, results),
+        avals=tuple(flat.avals),
+        arguments=arguments,
+        constants=constants,
+        results=results,
+        argument_names=tuple(f"argument {i}" for i in range(len(arguments))),
+        result_names=tuple(f"result {i}" for i in range(len(results))),
+        name=name,
     )
 
 

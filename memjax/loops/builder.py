@@ -1,0 +1,191 @@
+"""Build programs with loops, eqn by eqn.
+
+In: eqns of other programs, small functions of JAX's, loops. Out: eqns, and `Program`s for the
+bodies of loops.
+
+A `Level` is a program in the making: the outermost one adds eqns to a program that is there,
+the others become the bodies of loops. A `Ref` is a value of one level; deeper levels that read
+it get it as a constant of their loops, so that whoever writes a body need not say what it
+captures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from memjax import _compat
+from memjax.nests import Body, Nest
+from memjax.trace import Constant, Eqn, Operand, Program, program_of_jaxpr
+
+ZERO = Constant(np.int32(0))
+INDEX = jax.typeof(ZERO.value)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value of a level; equal where level and value are the same."""
+
+    level: Level
+    value: int
+
+    @property
+    def aval(self) -> Any:
+        """Its type."""
+        return self.level.avals[self.value]
+
+
+Source = Ref | Constant
+Step = Callable[["Level", Ref, list[Ref]], Sequence[Source]]
+"""Adds one iteration to a level, from the index and the state; returns the new state."""
+
+
+@dataclass(eq=False)
+class Level:
+    """A program in the making.
+
+    Attributes:
+        like: the new eqns carry this eqn's name and source line.
+        avals: by value id, growing.
+        parent: the level that the loop stands in; None for the outermost.
+    """
+
+    like: Eqn
+    avals: list[Any] = field(default_factory=list)
+    parent: Level | None = None
+
+    def __post_init__(self) -> None:
+        self.eqns: list[Eqn] = []
+        self.arguments: list[int] = []
+        self.constants: list[tuple[int, Any]] = []
+        self.captured: dict[Ref, int] = {}
+
+    def value(self, aval: Any) -> int:
+        """A new value id."""
+        self.avals.append(aval)
+        return len(self.avals) - 1
+
+    def argument(self, aval: Any) -> Ref:
+        """A new argument."""
+        self.arguments.append(self.value(aval))
+        return Ref(self, self.arguments[-1])
+
+    def array(self, aval: Any, array: Any) -> Ref:
+        """A captured array."""
+        self.constants.append((self.value(aval), array))
+        return Ref(self, self.constants[-1][0])
+
+    def read(self, source: Source) -> Operand:
+        """A source as an operand of this level."""
+        if isinstance(source, Constant):
+            return source
+        if source.level is self:
+            return source.value
+        assert self.parent is not None, "a value of a body is read outside of its loop"
+        if source not in self.captured:
+            self.captured[source] = self.value(source.aval)
+        return self.captured[source]
+
+    def copy(self, eqn: Eqn, inputs: Sequence[Source], avals: Sequence[Any]) -> list[Ref]:
+        """An eqn of another program on other inputs; returns its results.
+
+        Args:
+            eqn: what is copied.
+            inputs: in the place of the eqn's own.
+            avals: of the other program.
+        """
+        outputs = tuple(self.value(avals[v]) for v in eqn.outputs)
+        operands = tuple(self.read(source) for source in inputs)
+        self.eqns.append(replace(eqn, inputs=operands, outputs=outputs))
+        return [Ref(self, v) for v in outputs]
+
+    def call(self, function: Callable[..., Any], *sources: Source) -> Ref:
+        """The result of a small function of JAX's."""
+        closed = jax.make_jaxpr(function)(*(_struct(type_of(s)) for s in sources))
+        inner = program_of_jaxpr(closed, function.__name__)
+        assert not inner.constants, "a small function must not capture arrays"
+        known: dict[int, Source] = dict(zip(inner.arguments, sources, strict=True))
+        info = {"source_info": self.like.raw.source_info, "ctx": self.like.raw.ctx}
+        for eqn in inner.eqns:
+            named = Eqn(
+                _compat.replace_eqn(eqn.raw, **info),
+                eqn.inputs,
+                eqn.outputs,
+                self.like.name_stack,
+                self.like.call,
+            )
+            inputs = [known[v] if isinstance(v, int) else v for v in eqn.inputs]
+            known.update(zip(eqn.outputs, self.copy(named, inputs, inner.avals), strict=True))
+        (result,) = inner.results
+        assert isinstance(result, int), "a small function must compute something"
+        output = known[result]
+        assert isinstance(output, Ref)
+        return output
+
+    def take(self, stack: Source, index: Source) -> Ref:
+        """`stack[index]`."""
+        return self.call(lambda s, i: lax.dynamic_index_in_dim(s, i, 0, False), stack, index)
+
+    def put(self, stack: Source, index: Source, value: Source) -> Ref:
+        """`stack.at[index].set(value)`, in place where `stack` dies."""
+        return self.call(
+            lambda s, i, v: lax.dynamic_update_index_in_dim(s, v, i, 0), stack, index, value
+        )
+
+    def stack(self, aval: Any, length: int) -> Ref:
+        """A stack to be filled with `length` values of a type."""
+        if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key):
+            return self.call(lambda: jnp.broadcast_to(_any_key(aval.dtype), (length, *aval.shape)))
+        return self.call(lambda: lax.full((length, *aval.shape), 0, aval.dtype))
+
+    def loop(
+        self,
+        step: Step,
+        length: int,
+        reverse: bool,
+        start: Source,
+        state: Sequence[Source],
+    ) -> list[Ref]:
+        """A loop over the indices `[start, start + length)`; returns the last state."""
+        body = Level(self.like, [], self)
+        index = body.argument(INDEX)
+        arguments = [body.argument(type_of(s)) for s in state]
+        results = [body.read(s) for s in step(body, index, arguments)]
+        program = body.program(results)
+        constants = [self.read(source) for source in body.captured]
+        nest = Nest("loop", (Body(program),), length, reverse, len(constants), len(state))
+        outputs = tuple(self.value(type_of(s)) for s in state)
+        inputs = (self.read(start), *(self.read(s) for s in state), *constants)
+        self.eqns.append(replace(self.like, inputs=inputs, outputs=outputs, nest=nest))
+        return [Ref(self, v) for v in outputs]
+
+    def program(self, results: Sequence[Operand]) -> Program:
+        """What was built, as the body of a loop."""
+        return Program(
+            eqns=tuple(self.eqns),
+            avals=tuple(self.avals),
+            arguments=(*self.arguments, *self.captured.values()),
+            constants=tuple(self.constants),
+            results=tuple(results),
+            name=self.like.primitive,
+        )
+
+
+def type_of(source: Source) -> Any:
+    """The aval of a source."""
+    return jax.typeof(source.value) if isinstance(source, Constant) else source.aval
+
+
+def _struct(aval: Any) -> jax.ShapeDtypeStruct:
+    weak = bool(getattr(aval, "weak_type", False))
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=weak)
+
+
+def _any_key(dtype: Any) -> jax.Array:
+    return jax.random.key(0, impl=str(dtype._impl.name))

@@ -1,0 +1,140 @@
+"""What a program takes on a device, the bodies of its loops and branches included.
+
+In: a `Program`. Out: its `Coarse` problem. A body is priced like a program: its peak is what
+one iteration holds beyond the eqn's operands and results, its cost counts for every
+iteration.
+
+Definitions
+
+1. Operands and results of an eqn with bodies are counted where the eqn stands. A slice that
+   a `scan` hands to its body is a buffer of the iteration.
+2. A new carry needs a buffer of its own while the old one may still be read, unless it is
+   written over it in place: by an update of a slice, or by an elementwise sum with it.
+3. Of a `while` nobody knows how often it runs; it is priced as running once. Of a `cond` the
+   dearest branch counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from memjax import cost, primitives
+from memjax.backends import Backend
+from memjax.coarsen import Coarse, PlannedBody, coarsen
+from memjax.liveness import liveness
+from memjax.nests import Body, Nest
+from memjax.segments import emitted_order, segments
+from memjax.simulate import simulate
+from memjax.trace import Eqn, Operand, Program
+
+
+@dataclass
+class Pricer:
+    """Prices programs for one device.
+
+    Attributes:
+        backend: its quirks.
+        rates: its speed.
+        scale: bytes on one device for each byte of the program.
+    """
+
+    backend: Backend
+    rates: cost.DeviceRates
+    scale: float = 1.0
+    _known: dict[int, tuple[Program, Coarse]] = field(default_factory=dict, repr=False)
+
+    def coarse(self, program: Program, base_bytes: int = 0) -> Coarse:
+        """The problem of a step."""
+        return self._coarse(program, base_bytes, frozenset())
+
+    def planned(self, nest: Nest) -> tuple[PlannedBody, ...]:
+        """The bodies of an eqn, as problems with schedules."""
+        return tuple(self._body(nest, body) for body in nest.bodies)
+
+    def inner(self, nest: Nest, bodies: tuple[PlannedBody, ...]) -> cost.Inner:
+        """What an eqn's bodies take."""
+        flops, seconds, peaks = zip(*(self._totals(b) for b in bodies), strict=True)
+        most = max if nest.kind == "cond" else sum
+        return cost.Inner(
+            flops=nest.length * most(flops),
+            seconds=nest.length * most(seconds),
+            peak_bytes=max(peaks),
+        )
+
+    def _totals(self, body: PlannedBody) -> tuple[int, float, int]:
+        coarse = body.coarse
+        flops = sum(coarse.flops[coarse.eqn_of_node[node]] for node in body.order)
+        emitted = emitted_order(segments(coarse, body.order))
+        timeline = simulate(coarse.problem, emitted)
+        return flops, timeline.cost, max(timeline.peak_bytes, coarse.problem.base_bytes)
+
+    def _body(self, nest: Nest, body: Body) -> PlannedBody:
+        key = id(body.program)
+        if key not in self._known:
+            coarse = self._coarse_of_body(nest, body.program)
+            self._known[key] = body.program, coarse
+        coarse = self._known[key][1]
+        order = body.order if body.order is not None else tuple(range(len(coarse.problem.nodes)))
+        return PlannedBody(coarse, order)
+
+    def _coarse_of_body(self, nest: Nest, program: Program) -> Coarse:
+        pricer = replace(self, scale=1.0) if nest.kind == "shard_map" else self
+        base_bytes = 0
+        if nest.kind == "scan":
+            slices = program.arguments[nest.constants + nest.carries :]
+            base_bytes = int(self.scale * sum(program.value_bytes[v] for v in slices))
+        return pricer._coarse(program, base_bytes, _own_results(nest, program))
+
+    def _coarse(self, program: Program, base_bytes: int, own_results: frozenset[int]) -> Coarse:
+        graph = liveness(program)
+        nests = {i: eqn.nest for i, eqn in enumerate(program.eqns) if eqn.nest is not None}
+        bodies = {i: self.planned(nest) for i, nest in nests.items()}
+        inner: Mapping[int, cost.Inner] = {
+            i: self.inner(nest, bodies[i]) for i, nest in nests.items()
+        }
+        return coarsen(
+            graph,
+            cost.node_seconds(graph, self.rates, inner),
+            self.backend,
+            base_bytes,
+            self.scale,
+            inner=inner,
+            bodies=bodies,
+            own_results=own_results,
+        )
+
+
+def _own_results(nest: Nest, program: Program) -> frozenset[int]:
+    """New carries, and what is stacked, that are not written in place: see definition 2."""
+    if nest.kind not in ("loop", "scan", "while"):
+        return frozenset()
+    arguments = frozenset(program.arguments)
+    return frozenset(
+        v for v in program.result_values if v not in arguments and not _in_place(program, v)
+    )
+
+
+def _in_place(program: Program, value: int) -> bool:
+    """Whether a result is written over an argument that nobody else reads."""
+    index = program.producer[value]
+    return any(
+        isinstance(v, int)
+        and program.producer[v] < 0
+        and program.consumers[v] == (index,)
+        and program.avals[v].shape == program.avals[value].shape
+        for v in _overwritten(program.eqns[index], value)
+    )
+
+
+def _overwritten(eqn: Eqn, value: int) -> Sequence[Operand]:
+    """The operands that an eqn may write a result over."""
+    if eqn.primitive in ("add", "add_any"):
+        return eqn.inputs
+    if eqn.primitive.startswith(primitives.UPDATES_IN_PLACE):
+        return eqn.inputs[:1]
+    if eqn.nest is not None and eqn.nest.kind in ("loop", "scan"):
+        number = eqn.outputs.index(value)
+        first = 1 if eqn.nest.kind == "loop" else eqn.nest.constants
+        return eqn.inputs[first + number :][:1] if number < eqn.nest.carries else ()
+    return ()
