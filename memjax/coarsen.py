@@ -36,14 +36,16 @@ class Coarse:
         graph: where it came from.
         inner: what the bodies of eqns take, by eqn index.
         bodies: the problems of these bodies, with their schedules, by eqn index.
+        keeps_order: whether XLA is held to the order where nothing runs again, too.
     """
 
     problem: Problem
     eqn_of_node: tuple[int, ...]
     value_of: tuple[int, ...]
     graph: LivenessGraph
-    inner: Mapping[int, cost.Inner] = cost.NO_INNER
+    inner: Mapping[int, cost.Inner] = field(default_factory=dict)
     bodies: Mapping[int, tuple[PlannedBody, ...]] = field(default_factory=dict)
+    keeps_order: bool = False
 
     @cached_property
     def flops(self) -> tuple[int, ...]:
@@ -88,6 +90,7 @@ def coarsen(
     inner: Mapping[int, cost.Inner] = cost.NO_INNER,
     bodies: Mapping[int, tuple[PlannedBody, ...]] | None = None,
     own_results: frozenset[int] = frozenset(),
+    keeps_order: bool = False,
 ) -> Coarse:
     """Build the problem of a program.
 
@@ -102,6 +105,7 @@ def coarsen(
         bodies: their problems.
         own_results: results that need a buffer of their own: the new carry of a loop, which is
             written while the old one is still read.
+        keeps_order: whether XLA is held to the order where nothing runs again, too.
     """
     program = graph.program
     elsewhere = program.result_values - own_results
@@ -137,7 +141,7 @@ def coarsen(
         base_bytes=base_bytes,
         name=program.name,
     )
-    return Coarse(problem, tuple(eqns), tuple(values), graph, inner, bodies or {})
+    return Coarse(problem, tuple(eqns), tuple(values), graph, inner, bodies or {}, keeps_order)
 
 
 def _carries(eqn: Eqn) -> tuple[int, ...]:

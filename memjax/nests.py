@@ -36,10 +36,12 @@ class Body:
     Attributes:
         program: its arguments and results are the eqn's, as its kind says.
         order: the schedule of its nodes; None for each once, in the program's order.
+        keeps_order: whether XLA is held to the order where nothing runs again, too.
     """
 
     program: Program
     order: tuple[int, ...] | None = None
+    keeps_order: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +67,7 @@ class Nest:
     @property
     def is_planned(self) -> bool:
         """Whether the eqn is not run as JAX wrote it."""
-        return self.kind == "loop" or any(body.order is not None for body in self.bodies)
-
-    def with_orders(self, orders: Sequence[tuple[int, ...] | None]) -> Nest:
-        """The same eqn with other schedules of its bodies."""
-        bodies = tuple(replace(b, order=o) for b, o in zip(self.bodies, orders, strict=True))
-        return replace(self, bodies=bodies)
+        return self.kind == "loop" or any(body.keeps_order for body in self.bodies)
 
 
 def nest_of(eqn: Eqn) -> Nest | None:

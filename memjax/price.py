@@ -44,9 +44,18 @@ class Pricer:
     scale: float = 1.0
     _known: dict[int, tuple[Program, Coarse]] = field(default_factory=dict, repr=False)
 
-    def coarse(self, program: Program, base_bytes: int = 0) -> Coarse:
-        """The problem of a step."""
-        return self._coarse(program, base_bytes, frozenset())
+    def coarse(self, program: Program, base_bytes: int = 0, *, keeps_order: bool = False) -> Coarse:
+        """The problem of a step, with what is held throughout."""
+        return self._coarse(program, base_bytes, frozenset(), keeps_order)
+
+    def body(self, nest: Nest, program: Program, *, keeps_order: bool) -> Coarse:
+        """The problem of a program that is, or takes the place of, a body of an eqn."""
+        pricer = replace(self, scale=1.0) if nest.kind == "shard_map" else self
+        base_bytes = 0
+        if nest.kind == "scan":
+            slices = program.arguments[nest.constants + nest.carries :]
+            base_bytes = int(self.scale * sum(program.value_bytes[v] for v in slices))
+        return pricer._coarse(program, base_bytes, _own_results(nest, program), keeps_order)
 
     def planned(self, nest: Nest) -> tuple[PlannedBody, ...]:
         """The bodies of an eqn, as problems with schedules."""
@@ -72,21 +81,19 @@ class Pricer:
     def _body(self, nest: Nest, body: Body) -> PlannedBody:
         key = id(body.program)
         if key not in self._known:
-            coarse = self._coarse_of_body(nest, body.program)
+            coarse = self.body(nest, body.program, keeps_order=body.keeps_order)
             self._known[key] = body.program, coarse
         coarse = self._known[key][1]
         order = body.order if body.order is not None else tuple(range(len(coarse.problem.nodes)))
         return PlannedBody(coarse, order)
 
-    def _coarse_of_body(self, nest: Nest, program: Program) -> Coarse:
-        pricer = replace(self, scale=1.0) if nest.kind == "shard_map" else self
-        base_bytes = 0
-        if nest.kind == "scan":
-            slices = program.arguments[nest.constants + nest.carries :]
-            base_bytes = int(self.scale * sum(program.value_bytes[v] for v in slices))
-        return pricer._coarse(program, base_bytes, _own_results(nest, program))
-
-    def _coarse(self, program: Program, base_bytes: int, own_results: frozenset[int]) -> Coarse:
+    def _coarse(
+        self,
+        program: Program,
+        base_bytes: int,
+        own_results: frozenset[int],
+        keeps_order: bool,
+    ) -> Coarse:
         graph = liveness(program)
         nests = {i: eqn.nest for i, eqn in enumerate(program.eqns) if eqn.nest is not None}
         bodies = {i: self.planned(nest) for i, nest in nests.items()}
@@ -102,6 +109,7 @@ class Pricer:
             inner=inner,
             bodies=bodies,
             own_results=own_results,
+            keeps_order=keeps_order,
         )
 
 

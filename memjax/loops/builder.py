@@ -159,7 +159,7 @@ class Level:
         results = [body.read(s) for s in step(body, index, arguments)]
         program = body.program(results)
         constants = [self.read(source) for source in body.captured]
-        nest = Nest("loop", (Body(program),), length, reverse, len(constants), len(state))
+        nest = Nest("loop", (Body(program, keeps_order=True),), length, reverse, len(constants), len(state))
         outputs = tuple(self.value(type_of(s)) for s in state)
         inputs = (self.read(start), *(self.read(s) for s in state), *constants)
         self.eqns.append(replace(self.like, inputs=inputs, outputs=outputs, nest=nest))

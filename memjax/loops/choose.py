@@ -1,0 +1,265 @@
+"""Plan a program with loops: which variant of each pair of scans, what inside of each body,
+what of the straight part.
+
+In: a `Program`, a target for its peak, a planner for straight programs.
+Out: a `Choice`: decisions, the program that they make, its problem and schedule.
+
+1. The variants of all pairs are put into one chain, from "as it is" to the fewest bytes: each
+   link moves one pair to the variant that saves most bytes for its seconds.
+2. By bisection the first link is found from which on the target is met without planning
+   anything else. It and a few links before it compete: in these, what is still too high is
+   planned inside of bodies, each for what its surroundings leave, and by recomputation of the
+   straight part. The cheapest that meets the target wins.
+3. Bodies are planned by the same rules, loops in them included.
+
+What a body costs counts for every iteration. No link is taken that costs more than what was
+found already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from memjax.coarsen import Coarse
+from memjax.loops.menu import Variant, variants
+from memjax.loops.pairs import find_pairs
+from memjax.loops.transform import LoopPlan, transform
+from memjax.nests import Body, Nest
+from memjax.planners import Planner
+from memjax.price import Pricer
+from memjax.problem import Solution
+from memjax.segments import emitted_timeline
+from memjax.simulate import Timeline
+from memjax.trace import Program
+
+EARLIER_LINKS = 3
+"""How many cheaper links compete with the first that meets the target by itself."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Decisions for one body of one eqn.
+
+    Attributes:
+        eqn: index in the program after its loops were changed.
+        body: number of the body among the eqn's.
+        decisions: for the body.
+    """
+
+    eqn: int
+    body: int
+    decisions: Decisions
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What happens to a program, loops first.
+
+    Attributes:
+        loops: changes of its pairs of scans.
+        insides: decisions for bodies, of the program that these changes make.
+        order: schedule of that program's nodes; None for each once.
+    """
+
+    loops: tuple[LoopPlan, ...] = ()
+    insides: tuple[Inside, ...] = ()
+    order: tuple[int, ...] | None = None
+
+
+def carry_out(program: Program, decisions: Decisions) -> Program:
+    """The program that decisions about loops make; the schedule is not part of it."""
+    return with_insides(transform(program, decisions.loops), decisions.insides)
+
+
+def with_insides(program: Program, insides: Sequence[Inside]) -> Program:
+    """Put planned bodies in the place of those that eqns have."""
+    eqns = list(program.eqns)
+    for inside in insides:
+        nest = eqns[inside.eqn].nest
+        assert nest is not None
+        bodies = list(nest.bodies)
+        planned = carry_out(bodies[inside.body].program, inside.decisions)
+        bodies[inside.body] = Body(planned, inside.decisions.order, keeps_order=True)
+        eqns[inside.eqn] = replace(eqns[inside.eqn], nest=replace(nest, bodies=tuple(bodies)))
+    return replace(program, eqns=tuple(eqns))
+
+
+_Price = Callable[[Program, bool], Coarse]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A planned program.
+
+    Attributes:
+        decisions: what was decided.
+        coarse: the problem of the program that the loops' changes make, bodies planned.
+        solution: the straight part's schedule.
+        peak_bytes: as it is carried out.
+        seconds: predicted, all told.
+        met: whether the target is met.
+    """
+
+    decisions: Decisions
+    coarse: Coarse
+    solution: Solution
+    peak_bytes: int
+    seconds: float
+    met: bool
+
+
+@dataclass
+class Chooser:
+    """Plans programs and the bodies in them.
+
+    Attributes:
+        pricer: of the device.
+        planner: of straight programs.
+    """
+
+    pricer: Pricer
+    planner: Planner
+    _chains: dict[int, tuple[Program, list[tuple[LoopPlan, ...]]]] = field(default_factory=dict)
+
+    def choose(self, program: Program, target_bytes: int, price: _Price) -> Choice:
+        """Plan a program for a target.
+
+        Args:
+            program: with its eqns' bodies looked into.
+            target_bytes: for its peak; 0 for as low as it goes.
+            price: the problem of a program that took this one's place.
+        """
+        chain = self.chain(program)
+        first = self._first_that_meets(program, chain, target_bytes, price)
+        best: Choice | None = None
+        for number in range(first, max(-1, first - 1 - EARLIER_LINKS), -1):
+            choice = self._at(program, chain[number], target_bytes, price)
+            if best is None or _key(choice) < _key(best):
+                best = choice
+        assert best is not None
+        return best
+
+    def chain(self, program: Program) -> list[tuple[LoopPlan, ...]]:
+        """Combinations of variants, from "as it is" to the fewest bytes."""
+        if id(program) not in self._chains:
+            menus = [variants(program, pair, self.pricer) for pair in find_pairs(program)]
+            links = [(v.plan,) if v.plan else () for v in menus[0]] if len(menus) == 1 else _chain(menus)
+            self._chains[id(program)] = program, links
+        return self._chains[id(program)][1]
+
+    def _first_that_meets(
+        self,
+        program: Program,
+        chain: Sequence[tuple[LoopPlan, ...]],
+        target_bytes: int,
+        price: _Price,
+    ) -> int:
+        """The first link that meets the target without further decisions; the last if none."""
+        low, high = 0, len(chain) - 1
+        while low < high:
+            middle = (low + high) // 2
+            coarse = price(transform(program, chain[middle]), bool(chain[middle]))
+            peak_bytes = emitted_timeline(coarse, _identity(coarse)).peak_bytes
+            if peak_bytes <= target_bytes:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _at(
+        self,
+        program: Program,
+        loops: tuple[LoopPlan, ...],
+        target_bytes: int,
+        price: _Price,
+    ) -> Choice:
+        """Plan with given changes of the loops."""
+        changed = transform(program, loops)
+        coarse = price(changed, bool(loops))
+        timeline = emitted_timeline(coarse, _identity(coarse))
+        insides: tuple[Inside, ...] = ()
+        if timeline.peak_bytes > target_bytes:
+            insides = self._inside(coarse, timeline, target_bytes)
+            if insides:
+                coarse = price(with_insides(changed, insides), True)
+        solution = self.planner.solve(coarse.problem, target_bytes)
+        return self._choice(Decisions(loops, insides), coarse, solution, target_bytes)
+
+    def _choice(
+        self, decisions: Decisions, coarse: Coarse, solution: Solution, target_bytes: int
+    ) -> Choice:
+        timeline = emitted_timeline(coarse, solution.order)
+        order = None if solution.order == _identity(coarse) else solution.order
+        return Choice(
+            replace(decisions, order=order),
+            coarse,
+            solution,
+            max(timeline.peak_bytes, coarse.problem.base_bytes),
+            timeline.cost,
+            max(timeline.peak_bytes, coarse.problem.base_bytes) <= target_bytes,
+        )
+
+    def _inside(
+        self, coarse: Coarse, timeline: Timeline, target_bytes: int
+    ) -> tuple[Inside, ...]:
+        """Decisions for the bodies that are over the target where they stand."""
+        found: list[Inside] = []
+        for index, bodies in coarse.bodies.items():
+            nest = coarse.graph.program.eqns[index].nest
+            assert nest is not None
+            position = coarse.node_of_eqn[index]
+            around = timeline.bytes_at[position] - coarse.inner[index].peak_bytes
+            left = max(0, target_bytes - around)
+            if coarse.inner[index].peak_bytes <= left:
+                continue
+            for number, body in enumerate(bodies):
+                decisions = self._body(nest, number, body.coarse, left)
+                if decisions != Decisions():
+                    found.append(Inside(index, number, decisions))
+        return tuple(found)
+
+    def _body(self, nest: Nest, number: int, coarse: Coarse, target_bytes: int) -> Decisions:
+        def price(program: Program, keeps_order: bool) -> Coarse:
+            return self.pricer.body(nest, program, keeps_order=keeps_order)
+
+        choice = self.choose(nest.bodies[number].program, target_bytes, price)
+        plain = emitted_timeline(coarse, _identity(coarse))
+        better = choice.peak_bytes < max(plain.peak_bytes, coarse.problem.base_bytes)
+        return choice.decisions if better else Decisions()
+
+
+def _key(choice: Choice) -> tuple[bool, float, int]:
+    if choice.met:
+        return False, choice.seconds, choice.peak_bytes
+    return True, choice.peak_bytes, 0
+
+
+def _identity(coarse: Coarse) -> tuple[int, ...]:
+    return tuple(range(len(coarse.problem.nodes)))
+
+
+def _chain(menus: Sequence[Sequence[Variant]]) -> list[tuple[LoopPlan, ...]]:
+    """Move one pair at a time, always the one that saves most bytes for its seconds."""
+    at = [0] * len(menus)
+    links = [_plans(menus, at)]
+    while True:
+        moves = [
+            (_ratio(menus[i][at[i]], menus[i][to]), i, to)
+            for i in range(len(menus))
+            for to in range(at[i] + 1, len(menus[i]))
+        ]
+        if not moves:
+            return links
+        _, which, to = min(moves)
+        at[which] = to
+        links.append(_plans(menus, at))
+
+
+def _ratio(now: Variant, then: Variant) -> float:
+    return (then.seconds - now.seconds) / max(1, now.bytes - then.bytes)
+
+
+def _plans(menus: Sequence[Sequence[Variant]], at: Sequence[int]) -> tuple[LoopPlan, ...]:
+    plans = (menu[i].plan for menu, i in zip(menus, at, strict=True))
+    return tuple(plan for plan in plans if plan is not None)
