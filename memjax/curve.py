@@ -10,10 +10,9 @@ never has a smaller overhead.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memjax.budget import format_bytes
-from memjax.cost import node_flops
 from memjax.fit import Loop
 from memjax.plan import Plan
 from memjax.planners import frontier as solve_all
@@ -83,15 +82,29 @@ def default_budgets(loop: Loop, points: int) -> tuple[int, ...]:
 
 def make_frontier(loop: Loop, budgets: Sequence[int], *, verify: bool) -> Frontier:
     """Plan for each budget; compile each where `verify` says so."""
-    coarse = loop.prepared
     ordered = sorted(set(budgets), reverse=True)
-    flops = node_flops(coarse.graph)
+    plain_flops = sum(loop.prepared.flops)
     points = []
-    for budget, solution in zip(
-        ordered, solve_all(coarse.problem, ordered, loop.planner), strict=True
-    ):
-        plan = loop.make_plan(coarse, solution, budget)
+    for budget, (plan, met) in zip(ordered, _plans(loop, ordered), strict=True):
         compiled = loop.compile(plan, "a frontier's point").total_bytes if verify else None
-        again = sum(flops[e] for r in plan.recomputations for e in r.eqns)
-        points.append(FrontierPoint(budget, solution.met, plan, again, compiled))
-    return Frontier(coarse.graph.program.name, tuple(points))
+        flops = loop.coarse_of(plan).flops
+        again = sum(flops) + sum(flops[e] for r in plan.recomputations for e in r.eqns)
+        points.append(FrontierPoint(budget, met, plan, again - plain_flops, compiled))
+    return Frontier(loop.prepared.graph.program.name, tuple(points))
+
+
+def _plans(loop: Loop, budgets: Sequence[int]) -> list[tuple[Plan, bool]]:
+    """A plan for each budget, from the largest to the smallest."""
+    if not loop.prepared.bodies:
+        solutions = solve_all(loop.prepared.problem, budgets, loop.planner)
+        return [
+            (loop.make_plan(loop.prepared, s, b), s.met)
+            for s, b in zip(solutions, budgets, strict=True)
+        ]
+    found: list[tuple[Plan, bool]] = []
+    for budget in reversed(budgets):
+        plan, met = loop.solve(budget, budget)
+        if found and found[-1][1] and met and found[-1][0].overhead < plan.overhead:
+            plan = replace(found[-1][0], budget_bytes=budget)  # a smaller budget's is cheaper
+        found.append((plan, met))
+    return found[::-1]

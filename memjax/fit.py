@@ -16,17 +16,20 @@ from dataclasses import dataclass, replace
 
 from memjax import cost
 from memjax.budget import format_bytes
-from memjax.coarsen import Coarse, coarsen
+from memjax.coarsen import Coarse
 from memjax.compile import CompiledStep, Measured, Target, compile_step
 from memjax.donation import Donation
-from memjax.liveness import liveness
-from memjax.plan import Plan, plan_of_solution, schedule_of_plan
+from memjax.loops.choose import Chooser
+from memjax.loops.decisions import Decisions, carry_out
+from memjax.nests import look_inside
+from memjax.plan import Plan, check_program, plan_of_solution, schedule_of_plan
 from memjax.planners import Planner
 from memjax.prepare import prepare
+from memjax.price import Pricer
 from memjax.problem import Solution
 from memjax.rewrite import rewrite
 from memjax.segments import emitted_timeline
-from memjax.simulate import simulate
+from memjax.simulate import InvalidPlan, simulate
 from memjax.trace import Program
 
 MAX_COMPILATIONS = 4
@@ -71,7 +74,8 @@ class Fitted:
     """A compiled program within its budget.
 
     Attributes:
-        coarse: the problem that was planned.
+        coarse: the problem of the chosen program.
+        plain: the problem of the step without any decision.
         chosen: the compilation that calls use.
         step: its program. Those of the others are gone.
         attempts: every compilation, in order.
@@ -79,6 +83,7 @@ class Fitted:
     """
 
     coarse: Coarse
+    plain: Coarse
     chosen: Attempt
     step: CompiledStep
     attempts: tuple[Attempt, ...]
@@ -116,24 +121,59 @@ class Loop:
         self.attempts: list[Attempt] = []
         self.steps: list[CompiledStep] = []
         self.planning_seconds = 0.0
-        self.prepared = self.coarsen(prepare(self.program))
+        self.pricer = Pricer(self.target.backend, self.rates, self.scale)
+        self.prepared = self.coarsen(look_inside(prepare(self.program)))
+        self.chooser = Chooser(self.pricer, self.planner)
+        self.coarse_by_loops: dict[tuple[object, object], Coarse] = {((), ()): self.prepared}
 
-    def coarsen(self, program: Program) -> Coarse:
+    def coarsen(self, program: Program, keeps_order: bool = False) -> Coarse:
         """The problem of a program, with the bytes and seconds of this loop's device."""
-        graph = liveness(program)
-        seconds = cost.node_seconds(graph, self.rates)
         base_bytes = resident_bytes(program, self.target, self.donations)
-        return coarsen(graph, seconds, self.target.backend, base_bytes, self.scale)
+        return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order)
+
+    def coarse_of(self, plan: Plan) -> Coarse:
+        """The problem of the program that a plan's decisions about loops make.
+
+        Raises:
+            InvalidPlan: the plan is for another program.
+        """
+        program = self.prepared.graph.program
+        check_program(plan, program)
+        key = (plan.loops, plan.insides)
+        if key not in self.coarse_by_loops:
+            try:
+                changed = carry_out(program, Decisions(plan.loops, plan.insides))
+            except (LookupError, ValueError) as error:
+                raise InvalidPlan(f"the plan's decisions about loops fail: {error}") from error
+            self.coarse_by_loops[key] = self.coarsen(changed, keeps_order=True)
+        return self.coarse_by_loops[key]
 
     def plain_plan(self, coarse: Coarse, budget_bytes: int) -> Plan:
         """The plan that recomputes nothing."""
         return self.make_plan(coarse, Solution.identity(coarse.problem), budget_bytes)
 
-    def make_plan(self, coarse: Coarse, solution: Solution, budget_bytes: int) -> Plan:
-        """A solution in terms of the program's eqns."""
+    def make_plan(
+        self,
+        coarse: Coarse,
+        solution: Solution,
+        budget_bytes: int,
+        decisions: Decisions | None = None,
+    ) -> Plan:
+        """A solution in terms of the program's eqns.
+
+        Args:
+            coarse: the problem that was solved.
+            solution: its schedule.
+            budget_bytes: what it was made for.
+            decisions: about the loops of `prepared`, if `coarse` is what they made of it.
+        """
         peak_bytes = emitted_timeline(coarse, solution.order).peak_bytes
         predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
-        return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes)
+        if decisions is None or not (decisions.loops or decisions.insides):
+            return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes)
+        return plan_of_solution(
+            coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared
+        )
 
     def solve(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
         """A plan for `target_bytes`, and whether it meets them by the planner's word.
@@ -141,30 +181,41 @@ class Loop:
         A schedule is carried out with its updates a little later than the planner put them
         (`memjax.segments`); where that holds more than the target, there is one more try.
         """
-        solution = self.ask_planner(target_bytes)
-        plan = self.make_plan(self.prepared, solution, budget_bytes)
+        plan, met = self.ask_planner(budget_bytes, target_bytes)
         over = plan.predicted_bytes - target_bytes
-        if solution.met and over > 0:
-            tighter = self.ask_planner(target_bytes - over)
-            if tighter.met:
-                solution, plan = tighter, self.make_plan(self.prepared, tighter, budget_bytes)
-        return plan, solution.met
+        if met and over > 0:
+            tighter, tighter_met = self.ask_planner(budget_bytes, target_bytes - over)
+            if tighter_met:
+                plan, met = tighter, tighter_met
+        return plan, met
 
-    def ask_planner(self, target_bytes: int) -> Solution:
-        """The planner's answer, timed."""
+    def ask_planner(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
+        """The planner's answer, timed; loops are planned as well, where there are any."""
         start = time.perf_counter()
-        solution = self.planner.solve(self.prepared.problem, target_bytes)
+        if self.prepared.bodies:
+            plan, met = self._with_loops(budget_bytes, target_bytes)
+        else:
+            solution = self.planner.solve(self.prepared.problem, target_bytes)
+            plan, met = self.make_plan(self.prepared, solution, budget_bytes), solution.met
         self.planning_seconds += time.perf_counter() - start
-        return solution
+        return plan, met
+
+    def _with_loops(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
+        choice = self.chooser.choose(self.prepared.graph.program, target_bytes, self.coarsen)
+        decisions = choice.decisions
+        plan = self.make_plan(choice.coarse, choice.solution, budget_bytes, decisions)
+        if plan.loops or plan.insides:
+            self.coarse_by_loops[plan.loops, plan.insides] = choice.coarse
+        return plan, choice.met
 
     def compile(self, plan: Plan, purpose: str) -> Attempt:
         """Compile a plan of the prepared program."""
-        order = schedule_of_plan(self.prepared, plan)
+        coarse = self.coarse_of(plan)
         step = compile_step(
-            rewrite(self.prepared, order),
+            rewrite(coarse, schedule_of_plan(coarse, plan)),
             self.target,
             for_memory=True,
-            has_barriers=bool(plan.recomputations or plan.first_runs),
+            has_barriers=plan.changes_anything,
         )
         return self.record(Attempt(purpose, plan, step.measured), step)
 
@@ -184,17 +235,16 @@ class Loop:
 
     def attempt_of(self, plan: Plan) -> Attempt | None:
         """The compilation of the same schedule, if there was one."""
-        schedule = (plan.recomputations, plan.first_runs)
         for attempt in self.attempts:
-            same = (attempt.plan.recomputations, attempt.plan.first_runs) == schedule
-            if same and attempt.purpose != AS_IT_IS:
+            if attempt.plan.decides_like(plan) and attempt.purpose != AS_IT_IS:
                 return attempt
         return None
 
     def result(self, chosen: Attempt) -> Fitted:
         """What the loop hands on; programs of other attempts are let go."""
         step = self.steps[self.attempts.index(chosen)]
-        return Fitted(self.prepared, chosen, step, tuple(self.attempts), self.planning_seconds)
+        coarse = self.prepared if chosen.purpose == AS_IT_IS else self.coarse_of(chosen.plan)
+        return Fitted(coarse, self.prepared, chosen, step, tuple(self.attempts), self.planning_seconds)
 
 
 def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
@@ -269,7 +319,7 @@ def _loosen(loop: Loop, budget_bytes: int) -> None:
         return
     last = loop.attempts[-1]
     unused = budget_bytes - last.total_bytes
-    if not last.plan.recomputations or unused <= SLACK * budget_bytes:
+    if not last.plan.changes_anything or unused <= SLACK * budget_bytes:
         return
     plan, met = loop.solve(budget_bytes, last.plan.predicted_bytes + unused)
     if met and plan.overhead < last.plan.overhead and loop.attempt_of(plan) is None:
@@ -311,7 +361,7 @@ def find_floor(loop: Loop) -> Fitted:
     for plan, purpose in _tightest_plans(loop, 0):
         if loop.attempt_of(plan) is None:
             loop.compile(plan, purpose)
-    if not any(a.plan.recomputations for a in loop.attempts):
+    if not any(a.plan.changes_anything for a in loop.attempts):
         loop.compile_as_it_is(0)
     return loop.result(min(loop.attempts, key=lambda a: (a.total_bytes, a.plan.overhead)))
 

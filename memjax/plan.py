@@ -21,11 +21,13 @@ import jax
 from memjax.budget import format_bytes
 from memjax.coarsen import Coarse
 from memjax.liveness import Gap
+from memjax.loops.decisions import Decisions, Inside, insides_of, loops_of
+from memjax.loops.transform import LoopPlan
 from memjax.problem import Solution
 from memjax.simulate import InvalidPlan, simulate
 from memjax.trace import Program
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Raised whenever a saved plan would be read differently."""
 
 
@@ -111,6 +113,9 @@ class Plan:
             it proved nothing.
         planner: who made it.
         first_runs: eqns in the order of their first runs; empty for the program's own order.
+        loops: what happens to pairs of scans. Eqns above are those of the program that this
+            makes.
+        insides: decisions for the bodies of that program's eqns.
     """
 
     program: Fingerprint
@@ -121,13 +126,25 @@ class Plan:
     overhead: float = 0.0
     bound_overhead: float | None = None
     planner: str = "identity"
+    loops: tuple[LoopPlan, ...] = ()
+    insides: tuple[Inside, ...] = ()
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether the program is run in another way than it was written."""
+        return bool(self.recomputations or self.first_runs or self.loops or self.insides)
+
+    def decides_like(self, other: Plan) -> bool:
+        """Whether two plans make the same program."""
+        mine = (self.recomputations, self.first_runs, self.loops, self.insides)
+        return mine == (other.recomputations, other.first_runs, other.loops, other.insides)
 
     def __str__(self) -> str:
         eqns = sum(len(r.eqns) for r in self.recomputations)
         return (
             f"plan for {self.program.name!r}: {format_bytes(self.predicted_bytes)} predicted of "
             f"{format_bytes(self.budget_bytes)}, {eqns} eqns recomputed in "
-            f"{len(self.recomputations)} segments, overhead {100 * self.overhead:.1f} % "
+            f"{len(self.recomputations)} segments{_loops_text(self)}, overhead {100 * self.overhead:.1f} % "
             f"({self.planner})"
         )
 
@@ -157,6 +174,22 @@ class Plan:
         return _plan_of(content)
 
 
+def _loops_text(plan: Plan) -> str:
+    count = len(plan.loops)
+    return f", {count} loop{'s' if count > 1 else ''} changed" if count else ""
+
+
+def check_program(plan: Plan, program: Program) -> None:
+    """Refuse a plan that was made for another program.
+
+    Raises:
+        InvalidPlan: with the first thing that differs.
+    """
+    difference = plan.program.difference(fingerprint(program))
+    if difference:
+        raise InvalidPlan(f"the plan was made for another program: {difference}")
+
+
 _NUMBERS = {"budget_bytes": int, "predicted_bytes": int, "overhead": float}
 
 
@@ -182,6 +215,8 @@ def _plan_of(content: dict[str, Any]) -> Plan:
                 "program": Fingerprint(**program),
                 "recomputations": recomputations,
                 "first_runs": tuple(int(e) for e in content["first_runs"]),
+                "loops": loops_of(content["loops"]),
+                "insides": insides_of(content["insides"]),
             }
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -189,7 +224,12 @@ def _plan_of(content: dict[str, Any]) -> Plan:
 
 
 def plan_of_solution(
-    coarse: Coarse, solution: Solution, budget_bytes: int, predicted_bytes: int
+    coarse: Coarse,
+    solution: Solution,
+    budget_bytes: int,
+    predicted_bytes: int,
+    decisions: Decisions | None = None,
+    plain: Coarse | None = None,
 ) -> Plan:
     """Name a solution's decisions by the program's eqns.
 
@@ -198,24 +238,30 @@ def plan_of_solution(
         solution: what the planner says.
         budget_bytes: what it was made for.
         predicted_bytes: the peak of the schedule as it is emitted.
+        decisions: about loops, which made the problem.
+        plain: the problem of the program before that; None for the same.
 
     Raises:
         InvalidPlan: the solution is no valid schedule, or changes the order of effects.
     """
     timeline = simulate(coarse.problem, solution)
-    plain = coarse.problem.total_cost
+    plain = plain or coarse
+    plain_seconds = plain.problem.total_cost
     bound = None
-    if solution.bound_cost is not None and plain and math.isfinite(solution.bound_cost):
-        bound = max(0.0, solution.bound_cost / plain - 1)
+    if solution.bound_cost is not None and plain_seconds and math.isfinite(solution.bound_cost):
+        bound = max(0.0, solution.bound_cost / plain_seconds - 1)
+    decisions = decisions or Decisions()
     return Plan(
-        program=fingerprint(coarse.graph.program),
+        program=fingerprint(plain.graph.program),
         budget_bytes=budget_bytes,
         predicted_bytes=predicted_bytes,
         recomputations=_recomputations(coarse, solution.order),
         first_runs=_first_runs(coarse, solution.order),
-        overhead=timeline.overhead,
+        overhead=timeline.cost / plain_seconds - 1 if plain_seconds else 0.0,
         bound_overhead=bound,
         planner=solution.planner,
+        loops=decisions.loops,
+        insides=decisions.insides,
     )
 
 
@@ -245,14 +291,17 @@ def _recomputations(coarse: Coarse, order: Sequence[int]) -> tuple[Recomputation
 
 
 def schedule_of_plan(coarse: Coarse, plan: Plan) -> tuple[int, ...]:
-    """The schedule of a plan, as node indices of a problem of the same program.
+    """The schedule of a plan, as node indices.
+
+    Args:
+        coarse: the problem of the program that the plan's decisions about loops make.
+        plan: for the same program.
 
     Raises:
         InvalidPlan: the plan is for another program, or names eqns that cannot run there.
     """
-    difference = plan.program.difference(fingerprint(coarse.graph.program))
-    if difference:
-        raise InvalidPlan(f"the plan was made for another program: {difference}")
+    if not plan.loops and not plan.insides:
+        check_program(plan, coarse.graph.program)
     before = {r.before: r.eqns for r in plan.recomputations}
     first_runs = plan.first_runs or coarse.eqn_of_node
     lost = sorted(before.keys() - set(first_runs))

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from memjax import cost
 from memjax.budget import format_bytes
 from memjax.coarsen import Coarse
 from memjax.compile import Footprint
@@ -247,7 +246,7 @@ def make_analysis(coarse: Coarse, donations: Iterable[Donation]) -> Analysis:
         base_bytes=coarse.problem.base_bytes,
         holders=peak_holders(coarse, timeline),
         eqns=len(coarse.graph.program.eqns),
-        flops=sum(cost.node_flops(coarse.graph)),
+        flops=sum(coarse.flops),
         donations=tuple(donations),
     )
 
@@ -268,20 +267,21 @@ def fitted_holders(fitted: Fitted) -> tuple[Holder, ...]:
 def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]) -> Report:
     """The report of a fitted program."""
     coarse, chosen = fitted.coarse, fitted.chosen
-    problem = coarse.problem
-    flops = cost.node_flops(coarse.graph)
+    problem, plain = coarse.problem, fitted.plain.problem
+    flops = coarse.flops
+    plain_flops = sum(fitted.plain.flops)
     order = emitted_by(fitted)
     timeline = simulate(problem, order)
     return Report(
         name=coarse.graph.program.name,
         budget_bytes=budget_bytes,
-        plain_predicted_bytes=simulate(problem, range(len(problem.nodes))).peak_bytes,
+        plain_predicted_bytes=simulate(plain, range(len(plain.nodes))).peak_bytes,
         predicted_bytes=chosen.plan.predicted_bytes,
         compiled=chosen.measured.footprint,
         plan=chosen.plan,
         compilations=tuple(_compilation(a) for a in fitted.attempts),
-        recomputed_flops=sum(flops[coarse.eqn_of_node[n]] for n in order) - sum(flops),
-        plain_flops=sum(flops),
+        recomputed_flops=sum(flops[coarse.eqn_of_node[n]] for n in order) - plain_flops,
+        plain_flops=plain_flops,
         compiled_flops=chosen.measured.flops,
         overhead=chosen.plan.overhead,
         planning_seconds=fitted.planning_seconds,

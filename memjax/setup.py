@@ -160,7 +160,7 @@ def _cached_plan(loop: Loop, path: Path) -> Plan | None:
     if plan is None:
         return None
     try:
-        schedule_of_plan(loop.prepared, plan)
+        schedule_of_plan(loop.coarse_of(plan), plan)
     except InvalidPlan as error:
         warnings.warn(f"ignoring the cached plan {path}: {error}", stacklevel=2)
         return None

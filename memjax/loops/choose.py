@@ -22,10 +22,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from memjax.coarsen import Coarse
+from memjax.loops.decisions import Decisions, Inside, with_insides
 from memjax.loops.menu import Variant, variants
 from memjax.loops.pairs import find_pairs
 from memjax.loops.transform import LoopPlan, transform
-from memjax.nests import Body, Nest
+from memjax.nests import Nest
 from memjax.planners import Planner
 from memjax.price import Pricer
 from memjax.problem import Solution
@@ -35,54 +36,6 @@ from memjax.trace import Program
 
 EARLIER_LINKS = 3
 """How many cheaper links compete with the first that meets the target by itself."""
-
-
-@dataclass(frozen=True)
-class Inside:
-    """Decisions for one body of one eqn.
-
-    Attributes:
-        eqn: index in the program after its loops were changed.
-        body: number of the body among the eqn's.
-        decisions: for the body.
-    """
-
-    eqn: int
-    body: int
-    decisions: Decisions
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """What happens to a program, loops first.
-
-    Attributes:
-        loops: changes of its pairs of scans.
-        insides: decisions for bodies, of the program that these changes make.
-        order: schedule of that program's nodes; None for each once.
-    """
-
-    loops: tuple[LoopPlan, ...] = ()
-    insides: tuple[Inside, ...] = ()
-    order: tuple[int, ...] | None = None
-
-
-def carry_out(program: Program, decisions: Decisions) -> Program:
-    """The program that decisions about loops make; the schedule is not part of it."""
-    return with_insides(transform(program, decisions.loops), decisions.insides)
-
-
-def with_insides(program: Program, insides: Sequence[Inside]) -> Program:
-    """Put planned bodies in the place of those that eqns have."""
-    eqns = list(program.eqns)
-    for inside in insides:
-        nest = eqns[inside.eqn].nest
-        assert nest is not None
-        bodies = list(nest.bodies)
-        planned = carry_out(bodies[inside.body].program, inside.decisions)
-        bodies[inside.body] = Body(planned, inside.decisions.order, keeps_order=True)
-        eqns[inside.eqn] = replace(eqns[inside.eqn], nest=replace(nest, bodies=tuple(bodies)))
-    return replace(program, eqns=tuple(eqns))
 
 
 _Price = Callable[[Program, bool], Coarse]

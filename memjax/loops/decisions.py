@@ -1,0 +1,91 @@
+"""What was decided about a program's loops and the bodies in them, and the program that it makes.
+
+In: a `Program` and `Decisions`. Out: a `Program` with the same results. Decisions name eqns
+and values by number, so that they print, compare and are saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from memjax.loops.transform import LoopPlan, transform
+from memjax.nests import Body
+from memjax.trace import Program
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Decisions for one body of one eqn.
+
+    Attributes:
+        eqn: index in the program after its loops were changed.
+        body: number of the body among the eqn's.
+        decisions: for the body.
+    """
+
+    eqn: int
+    body: int
+    decisions: Decisions
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What happens to a program, loops first.
+
+    Attributes:
+        loops: changes of its pairs of scans.
+        insides: decisions for bodies, of the program that these changes make.
+        order: schedule of that program's nodes; None for each once.
+    """
+
+    loops: tuple[LoopPlan, ...] = ()
+    insides: tuple[Inside, ...] = ()
+    order: tuple[int, ...] | None = None
+
+
+def carry_out(program: Program, decisions: Decisions) -> Program:
+    """The program that decisions about loops make; the schedule is not part of it."""
+    return with_insides(transform(program, decisions.loops), decisions.insides)
+
+
+def with_insides(program: Program, insides: Sequence[Inside]) -> Program:
+    """Put planned bodies in the place of those that eqns have."""
+    eqns = list(program.eqns)
+    for inside in insides:
+        nest = eqns[inside.eqn].nest
+        assert nest is not None
+        bodies = list(nest.bodies)
+        planned = carry_out(bodies[inside.body].program, inside.decisions)
+        bodies[inside.body] = Body(planned, inside.decisions.order, keeps_order=True)
+        eqns[inside.eqn] = replace(eqns[inside.eqn], nest=replace(nest, bodies=tuple(bodies)))
+    return replace(program, eqns=tuple(eqns))
+
+
+def loops_of(content: Iterable[Mapping[str, Any]]) -> tuple[LoopPlan, ...]:
+    """Changes of loops, as read from JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is something else.
+    """
+    return tuple(
+        LoopPlan(int(c["scan"]), tuple(map(int, c["kept"])), tuple(map(int, c["chunks"])))
+        for c in content
+    )
+
+
+def insides_of(content: Iterable[Mapping[str, Any]]) -> tuple[Inside, ...]:
+    """Decisions for bodies, as read from JSON; raises like `loops_of`."""
+    return tuple(
+        Inside(int(c["eqn"]), int(c["body"]), _decisions_of(c["decisions"])) for c in content
+    )
+
+
+def _decisions_of(content: Mapping[str, Any]) -> Decisions:
+    order = content["order"]
+    return Decisions(
+        loops_of(content["loops"]),
+        insides_of(content["insides"]),
+        None if order is None else tuple(map(int, order)),
+    )
