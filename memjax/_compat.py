@@ -198,6 +198,11 @@ def shard_map_like(eqn: Any, function: Callable[..., Any]) -> Callable[..., Any]
     return mapped
 
 
+def is_key(aval: Any) -> bool:
+    """Whether a type is that of random keys, not of numbers."""
+    return bool(jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key))
+
+
 def is_tracer(leaf: Any) -> bool:
     """Whether a leaf stands for a value under an outer transformation."""
     return isinstance(leaf, jax.core.Tracer)

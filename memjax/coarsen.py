@@ -112,9 +112,7 @@ def coarsen(
     eqns = [i for i, eqn in enumerate(program.eqns) if graph.is_node(eqn)]
     values = [v for i in eqns for v in program.eqns[i].outputs if not graph.free[v]]
     new_id = {value: index for index, value in enumerate(values)}
-    sizes = tuple(
-        0 if v in elsewhere else int(scale * program.value_bytes[v]) for v in values
-    )
+    sizes = tuple(0 if v in elsewhere else int(scale * program.value_bytes[v]) for v in values)
     small = max(sizes, default=0) * SMALL_FRACTION
 
     def node(index: int) -> Node:

@@ -244,7 +244,9 @@ class Loop:
         """What the loop hands on; programs of other attempts are let go."""
         step = self.steps[self.attempts.index(chosen)]
         coarse = self.prepared if chosen.purpose == AS_IT_IS else self.coarse_of(chosen.plan)
-        return Fitted(coarse, self.prepared, chosen, step, tuple(self.attempts), self.planning_seconds)
+        return Fitted(
+            coarse, self.prepared, chosen, step, tuple(self.attempts), self.planning_seconds
+        )
 
 
 def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:

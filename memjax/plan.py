@@ -144,8 +144,8 @@ class Plan:
         return (
             f"plan for {self.program.name!r}: {format_bytes(self.predicted_bytes)} predicted of "
             f"{format_bytes(self.budget_bytes)}, {eqns} eqns recomputed in "
-            f"{len(self.recomputations)} segments{_loops_text(self)}, overhead {100 * self.overhead:.1f} % "
-            f"({self.planner})"
+            f"{len(self.recomputations)} segments{_loops_text(self)}, "
+            f"overhead {100 * self.overhead:.1f} % ({self.planner})"
         )
 
     def to_json(self) -> str:

@@ -140,7 +140,7 @@ class Level:
 
     def stack(self, aval: Any, length: int) -> Ref:
         """A stack to be filled with `length` values of a type."""
-        if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key):
+        if _compat.is_key(aval):
             return self.call(lambda: jnp.broadcast_to(_any_key(aval.dtype), (length, *aval.shape)))
         return self.call(lambda: lax.full((length, *aval.shape), 0, aval.dtype))
 
@@ -159,7 +159,9 @@ class Level:
         results = [body.read(s) for s in step(body, index, arguments)]
         program = body.program(results)
         constants = [self.read(source) for source in body.captured]
-        nest = Nest("loop", (Body(program, keeps_order=True),), length, reverse, len(constants), len(state))
+        nest = Nest(
+            "loop", (Body(program, keeps_order=True),), length, reverse, len(constants), len(state)
+        )
         outputs = tuple(self.value(type_of(s)) for s in state)
         inputs = (self.read(start), *(self.read(s) for s in state), *constants)
         self.eqns.append(replace(self.like, inputs=inputs, outputs=outputs, nest=nest))

@@ -97,8 +97,7 @@ class Chooser:
         """Combinations of variants, from "as it is" to the fewest bytes."""
         if id(program) not in self._chains:
             menus = [variants(program, pair, self.pricer) for pair in find_pairs(program)]
-            links = [(v.plan,) if v.plan else () for v in menus[0]] if len(menus) == 1 else _chain(menus)
-            self._chains[id(program)] = program, links
+            self._chains[id(program)] = program, _chain(menus)
         return self._chains[id(program)][1]
 
     def _first_that_meets(
@@ -153,9 +152,7 @@ class Chooser:
             max(timeline.peak_bytes, coarse.problem.base_bytes) <= target_bytes,
         )
 
-    def _inside(
-        self, coarse: Coarse, timeline: Timeline, target_bytes: int
-    ) -> tuple[Inside, ...]:
+    def _inside(self, coarse: Coarse, timeline: Timeline, target_bytes: int) -> tuple[Inside, ...]:
         """Decisions for the bodies that are over the target where they stand."""
         found: list[Inside] = []
         for index, bodies in coarse.bodies.items():
@@ -194,6 +191,8 @@ def _identity(coarse: Coarse) -> tuple[int, ...]:
 
 def _chain(menus: Sequence[Sequence[Variant]]) -> list[tuple[LoopPlan, ...]]:
     """Move one pair at a time, always the one that saves most bytes for its seconds."""
+    if len(menus) == 1:
+        return [(v.plan,) if v.plan else () for v in menus[0]]
     at = [0] * len(menus)
     links = [_plans(menus, at)]
     while True:

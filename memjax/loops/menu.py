@@ -103,9 +103,7 @@ def _split(
 ) -> Iterator[Variant]:
     """The best chunks for each cut and number of splits."""
     forward = pair.forward
-    carry_bytes = sum(
-        forward.body.value_bytes[v] for v in forward.carry_arguments
-    )
+    carry_bytes = sum(forward.body.value_bytes[v] for v in forward.carry_arguments)
     nest = forward.eqn.nest
     assert nest is not None
     once = pricer.inner(nest, pricer.planned(nest)).seconds
@@ -132,9 +130,7 @@ def stacks_bytes(length: int, sizes: Iterable[int], carry_bytes: int, residual_b
     return held + length * residual_bytes
 
 
-def best_chunks(
-    length: int, splits: int, carry_bytes: int, residual_bytes: int
-) -> tuple[int, ...]:
+def best_chunks(length: int, splits: int, carry_bytes: int, residual_bytes: int) -> tuple[int, ...]:
     """Sizes of chunks, falling, for which `stacks_bytes` is least; fewer if it is too short.
 
     Found by improving one size after the other, from sizes in equal ratios.

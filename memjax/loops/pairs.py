@@ -20,7 +20,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from memjax import _compat
 from memjax.nests import nest_of
 from memjax.trace import Eqn, Operand, Program
 

@@ -122,9 +122,7 @@ def joint_body(pair: Pair) -> JointBody:
         for eqn in scan.body.eqns:
             eqns.append(_renamed(eqn, env, avals, scan))
         results += [env[r] if isinstance(r, int) else r for r in scan.body.results]
-    program = Program(
-        tuple(eqns), tuple(avals), tuple(arguments), tuple(constants), tuple(results)
-    )
+    program = Program(tuple(eqns), tuple(avals), tuple(arguments), tuple(constants), tuple(results))
     return JointBody(pair, program, len(forward.body.eqns))
 
 

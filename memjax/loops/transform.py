@@ -100,7 +100,7 @@ class _Chunks:
 
     size: int
     count: int
-    carries: list[Ref]
+    carries: Sequence[Source]
     rest: _Chunk | None
 
 
@@ -192,7 +192,8 @@ class _Change:
             where = [_offset(body, index, chunk.start)] * len(kept) + [index] * len(pinned)
             values: list[Operand] = [*kept]
             values += [scan.stacked_results[n] for n in self.pinned] if pinned else []
-            copy = _BodyCopy(self, body, scan, index, dict(zip(scan.carry_arguments, carry, strict=True)))
+            known: dict[int, Source] = dict(zip(scan.carry_arguments, carry, strict=True))
+            copy = _BodyCopy(self, body, scan, index, known)
             filled = copy.stacked(values, stacks, where)
             return [*(copy.source(r) for r in scan.carry_results), *filled]
 
@@ -237,8 +238,11 @@ class _Change:
         first = Constant(np.int32(1)) if stop_early and scan.reverse else ZERO
         if runs:
             state = level.loop(step, runs, scan.reverse, first, [*carry, *carries, *stacks])
-            carry, carries = list(state[: scan.carries]), list(state[scan.carries :][: scan.carries])
-            stacks = list(state[2 * scan.carries :])
+            carry, carries, stacks = (
+                list(state[: scan.carries]),
+                list(state[scan.carries : 2 * scan.carries]),
+                list(state[2 * scan.carries :]),
+            )
         if stop_early:
             last = ZERO if scan.reverse else Constant(np.int32(count - 1))
             carries = [level.put(s, last, c) for s, c in zip(carries, carry, strict=True)]
@@ -398,7 +402,8 @@ class _BodyCopy:
             return places[id(body.eqns[producer])] if producer >= 0 else -1
 
         for number in sorted(range(len(values)), key=place):
-            filled[number] = self.level.put(stacks[number], where[number], self.source(values[number]))
+            value = self.source(values[number])
+            filled[number] = self.level.put(stacks[number], where[number], value)
         return [filled[number] for number in range(len(values))]
 
 

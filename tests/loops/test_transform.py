@@ -1,0 +1,175 @@
+"""Pairs of scans, rewritten in every way, give the plain program's values and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from memjax import cost
+from memjax.backends import BACKENDS
+from memjax.loops.pairs import Pair, find_pairs
+from memjax.loops.residuals import cuts, joint_body
+from memjax.loops.transform import LoopPlan, transform
+from memjax.nests import look_inside
+from memjax.prepare import prepare
+from memjax.price import Pricer
+from memjax.rewrite import rewrite
+from memjax.trace import Program, trace
+
+PRICER = Pricer(BACKENDS["cpu"], cost.rates_of("cpu"))
+ROWS, WIDTH = 2, 3
+
+
+def program_of(step: Callable[..., Any], *args: Any) -> Program:
+    return look_inside(prepare(trace(step, args)))
+
+
+def run(program: Program, *args: Any) -> list[np.ndarray]:
+    coarse = PRICER.coarse(program, keeps_order=True)
+    order = tuple(range(len(coarse.problem.nodes)))
+    flat = jax.tree_util.tree_leaves(args)
+    return [np.asarray(r) for r in jax.jit(rewrite(coarse, order))(*flat)]
+
+
+def kept_sets(pair: Pair) -> list[tuple[int, ...]]:
+    joint = joint_body(pair)
+    inner = PRICER.coarse(joint.program).inner
+    seconds = cost.node_seconds(joint.graph, PRICER.rates, inner)
+    return [cut.kept for cut in cuts(joint, seconds, carries_are_free=False)]
+
+
+def check(step: Callable[..., Any], args: Sequence[Any], chunks: Sequence[tuple[int, ...]]) -> None:
+    """Every cut of every pair, with each of the chunks, equals the plain step."""
+    expected = [np.asarray(x) for x in jax.tree_util.tree_leaves(jax.jit(step)(*args))]
+    program = program_of(step, *args)
+    pairs = find_pairs(program)
+    assert pairs
+    for sizes in chunks:
+        choices = [kept_sets(pair) for pair in pairs]
+        for number in (0, -1):
+            plans = [
+                LoopPlan(pair.forward.index, kept[number], sizes)
+                for pair, kept in zip(pairs, choices, strict=True)
+            ]
+            for got, want in zip(run(transform(program, plans), *args), expected, strict=True):
+                np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A random scan body over carries, a slice and a constant, all (ROWS, WIDTH)."""
+
+    carries: int
+    ops: tuple[tuple[str, int, int], ...]
+    stacks: bool
+
+    def __call__(self, table: Any, carries: Any, x: Any) -> tuple[Any, Any]:
+        values = [*carries, x, table]
+        for name, one, other in self.ops:
+            a, b = values[one % len(values)], values[other % len(values)]
+            values.append(_OPS[name](a, b))
+        new = tuple(0.5 * values[-1 - i] + 0.5 * c for i, c in enumerate(carries))
+        return new, values[-1] if self.stacks or not carries else None
+
+
+_OPS: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda a, b: a + b,
+    "mul": lambda a, b: a * b,
+    "tanh": lambda a, b: jnp.tanh(a),
+    "sin": lambda a, b: jnp.sin(a) + b,
+    "matmul": lambda a, b: a @ jnp.cos(b).T @ b,
+    "reduce": lambda a, b: a - b.mean(-1, keepdims=True),
+}
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> Body:
+    ops = draw(
+        st.lists(
+            st.tuples(st.sampled_from(sorted(_OPS)), st.integers(0, 9), st.integers(0, 9)),
+            min_size=2,
+            max_size=7,
+        )
+    )
+    return Body(draw(st.integers(0, 2)), tuple(ops), draw(st.booleans()))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    body=bodies(),
+    length=st.integers(1, 20),
+    reverse=st.booleans(),
+    unroll=st.sampled_from([1, 1, 2]),
+    sizes=st.lists(st.integers(2, 9), max_size=2),
+    seed=st.integers(0, 100),
+)
+def test_random_bodies(
+    body: Body, length: int, reverse: bool, unroll: int, sizes: list[int], seed: int
+) -> None:
+    def loss(table: Any, xs: Any, first: Any) -> Any:
+        step = lambda carry, x: body(table, carry, x)  # noqa: E731
+        last, stacked = lax.scan(step, first, xs, reverse=reverse, unroll=unroll)
+        total = sum((jnp.sum(jnp.sin(c)) for c in last), jnp.zeros(()))
+        return total if stacked is None else total + jnp.sum(stacked**2)
+
+    keys = jax.random.split(jax.random.key(seed), 3)
+    args = (
+        jax.random.normal(keys[0], (ROWS, WIDTH)),
+        jax.random.normal(keys[1], (length, ROWS, WIDTH)),
+        tuple(jax.random.normal(k, (ROWS, WIDTH)) for k in jax.random.split(keys[2], body.carries)),
+    )
+    step = jax.value_and_grad(loss, (0, 1, 2))
+    if not find_pairs(program_of(step, *args)):
+        return
+    chunks = tuple(sorted({s for s in sizes if s < length}, reverse=True))
+    check(step, args, [(), chunks] if chunks else [()])
+
+
+def rnn(length: int, *, reverse: bool = False) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """An Elman network with a loss on its last state: weights, inputs."""
+
+    def loss(weights: Any, xs: Any) -> Any:
+        def cell(h: Any, x: Any) -> tuple[Any, None]:
+            return jnp.tanh(h @ weights + x), None
+
+        return jnp.sum(lax.scan(cell, jnp.zeros((4, 8)), xs, reverse=reverse)[0] ** 2)
+
+    keys = jax.random.split(jax.random.key(0))
+    weights = jax.random.normal(keys[0], (8, 8))
+    return jax.value_and_grad(loss), (weights, jax.random.normal(keys[1], (length, 4, 8)))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("chunks", [(3,), (5,), (7,), (9,), (6, 2), (7, 3), (8, 4, 2)])
+def test_chunks_of_a_length_they_may_not_divide(chunks: tuple[int, ...], reverse: bool) -> None:
+    step, args = rnn(17, reverse=reverse)
+    check(step, args, [chunks])
+
+
+def test_float64_is_exact() -> None:
+    with jax.enable_x64(True):
+        step, args = rnn(12)
+        args = jax.tree_util.tree_map(lambda a: a.astype(jnp.float64), args)
+        expected = jax.tree_util.tree_leaves(jax.jit(step)(*args))
+        program = program_of(step, *args)
+        (pair,) = find_pairs(program)
+        for kept in kept_sets(pair):
+            plan = LoopPlan(pair.forward.index, kept, (4,))
+            got = run(transform(program, [plan]), *args)
+            for a, b in zip(got, expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+
+
+def test_a_plan_for_something_else_is_refused() -> None:
+    step, args = rnn(6)
+    with pytest.raises(ValueError, match="eqn 0 is no scan"):
+        transform(program_of(step, *args), [LoopPlan(0, ())])
