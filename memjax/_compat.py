@@ -198,6 +198,29 @@ def shard_map_like(eqn: Any, function: Callable[..., Any]) -> Callable[..., Any]
     return mapped
 
 
+def barrier(values: Sequence[Any]) -> list[Any]:
+    """`optimization_barrier` over values, which keep their types.
+
+    Inside of a `shard_map`, jax 0.10.2 makes everything that goes through one barrier vary
+    over devices as one of its operands does. So there is one barrier for each kind.
+    """
+    kinds: dict[frozenset[Any], list[int]] = {}
+    for number, value in enumerate(values):
+        kinds.setdefault(_varying(value), []).append(number)
+    fenced: dict[int, Any] = {}
+    for numbers in kinds.values():
+        outputs = jax.lax.optimization_barrier(tuple(values[n] for n in numbers))
+        fenced.update(zip(numbers, outputs, strict=True))
+    return [fenced[number] for number in range(len(values))]
+
+
+def _varying(value: Any) -> frozenset[Any]:
+    """The mesh axes over which a value differs from device to device."""
+    aval = jax.typeof(value)
+    varying = getattr(getattr(aval, "mat", None), "varying", None)
+    return frozenset(getattr(aval, "vma", ()) if varying is None else varying)
+
+
 def is_key(aval: Any) -> bool:
     """Whether a type is that of random keys, not of numbers."""
     return bool(jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key))

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jax.lax import optimization_barrier
-
 from memjax import _compat
 from memjax.coarsen import Coarse
 from memjax.cost import free_closure
@@ -54,7 +52,7 @@ class _Interpreter:
         return [self.read(result) for result in program.results]
 
     def pass_barrier(self, values: Sequence[int]) -> None:
-        fenced = optimization_barrier(tuple(self.stored[v] for v in values))
+        fenced = _compat.barrier([self.stored[v] for v in values])
         self.stored.update(zip(values, fenced, strict=True))
         self.free.clear()
 
