@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -105,11 +106,16 @@ class Level:
         self.eqns.append(replace(eqn, inputs=operands, outputs=outputs))
         return [Ref(self, v) for v in outputs]
 
-    def call(self, function: Callable[..., Any], *sources: Source) -> Ref:
-        """The result of a small function of JAX's."""
-        closed = jax.make_jaxpr(function)(*(_struct(type_of(s)) for s in sources))
-        inner = program_of_jaxpr(closed, function.__name__)
-        assert not inner.constants, "a small function must not capture arrays"
+    def call(self, function: Callable[..., Any], *sources: Source, **static: Any) -> Ref:
+        """The result of a small function of JAX's, one of this module or of `jax.lax`.
+
+        Args:
+            function: of `sources`, and by keyword of what is known when it is traced.
+            sources: arrays.
+            static: the rest.
+        """
+        types = tuple(_struct(type_of(s)) for s in sources)
+        inner = _traced(function, types, tuple(sorted(static.items())))
         known: dict[int, Source] = dict(zip(inner.arguments, sources, strict=True))
         info = {"source_info": self.like.raw.source_info, "ctx": self.like.raw.ctx}
         for eqn in inner.eqns:
@@ -130,19 +136,20 @@ class Level:
 
     def take(self, stack: Source, index: Source) -> Ref:
         """`stack[index]`."""
-        return self.call(lambda s, i: lax.dynamic_index_in_dim(s, i, 0, False), stack, index)
+        return self.call(_take, stack, index)
 
     def put(self, stack: Source, index: Source, value: Source) -> Ref:
         """`stack.at[index].set(value)`, in place where `stack` dies."""
-        return self.call(
-            lambda s, i, v: lax.dynamic_update_index_in_dim(s, v, i, 0), stack, index, value
-        )
+        return self.call(_put, stack, index, value)
 
     def stack(self, aval: Any, length: int) -> Ref:
         """A stack to be filled with `length` values of a type."""
-        if _compat.is_key(aval):
-            return self.call(lambda: jnp.broadcast_to(_any_key(aval.dtype), (length, *aval.shape)))
-        return self.call(lambda: lax.full((length, *aval.shape), 0, aval.dtype))
+        function = _keys if _compat.is_key(aval) else _zeros
+        return self.call(function, shape=(length, *aval.shape), dtype=aval.dtype)
+
+    def affine(self, index: Source, factor: int, start: Source) -> Ref:
+        """`start + index * factor`."""
+        return self.call(_affine, index, start, factor=factor)
 
     def loop(
         self,
@@ -189,5 +196,34 @@ def _struct(aval: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=weak)
 
 
-def _any_key(dtype: Any) -> jax.Array:
-    return jax.random.key(0, impl=str(dtype._impl.name))
+@cache
+def _traced(
+    function: Callable[..., Any],
+    types: tuple[jax.ShapeDtypeStruct, ...],
+    static: tuple[tuple[str, Any], ...],
+) -> Program:
+    """The program of a small function; the same few are asked for again and again."""
+    closed = jax.make_jaxpr(lambda *arrays: function(*arrays, **dict(static)))(*types)
+    program = program_of_jaxpr(closed, function.__name__)
+    assert not program.constants, "a small function must not capture arrays"
+    return program
+
+
+def _take(stack: jax.Array, index: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(stack, index, 0, keepdims=False)
+
+
+def _put(stack: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+    return lax.dynamic_update_index_in_dim(stack, value, index, 0)
+
+
+def _affine(index: jax.Array, start: jax.Array, factor: int) -> jax.Array:
+    return start + index * factor
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return lax.full(shape, 0, dtype)
+
+
+def _keys(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jnp.broadcast_to(jax.random.key(0, impl=str(dtype._impl.name)), shape)

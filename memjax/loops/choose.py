@@ -34,7 +34,7 @@ from memjax.segments import emitted_timeline
 from memjax.simulate import Timeline
 from memjax.trace import Program
 
-EARLIER_LINKS = 3
+EARLIER_LINKS = 2
 """How many cheaper links compete with the first that meets the target by itself."""
 
 
@@ -85,12 +85,12 @@ class Chooser:
         """
         chain = self.chain(program)
         first = self._first_that_meets(program, chain, target_bytes, price)
-        best: Choice | None = None
-        for number in range(first, max(-1, first - 1 - EARLIER_LINKS), -1):
-            choice = self._at(program, chain[number], target_bytes, price)
-            if best is None or _key(choice) < _key(best):
+        best = self._at(program, chain[first], target_bytes, price)
+        rival = replace(self, planner=self.planner.quick())
+        for number in range(first - 1, max(-1, first - 1 - EARLIER_LINKS), -1):
+            choice = rival._at(program, chain[number], target_bytes, price)
+            if _key(choice) < _key(best):
                 best = choice
-        assert best is not None
         return best
 
     def chain(self, program: Program) -> list[tuple[LoopPlan, ...]]:

@@ -35,7 +35,7 @@ from memjax.liveness import LivenessGraph, liveness
 from memjax.loops.pairs import Pair, Scan
 from memjax.trace import Eqn, Operand, Program
 
-MOST_CUTS = 12
+MOST_CUTS = 32
 """Corners of the hull that are looked for; a guess: neighbours differ little beyond that."""
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
 from memjax.loops.builder import ZERO, Level, Ref, Source, type_of
 from memjax.loops.pairs import Pair, Scan, find_pairs
@@ -229,7 +230,7 @@ class _Change:
         def step(body: Level, index: Ref, state: list[Ref]) -> list[Source]:
             carry, carries = state[: scan.carries], state[scan.carries : 2 * scan.carries]
             left_behind = [body.put(s, index, c) for s, c in zip(carries, carry, strict=True)]
-            inner = _Chunk(_start(body, index, size, chunk.start), size, list(carry))
+            inner = _Chunk(body.affine(index, size, chunk.start), size, list(carry))
             _, after, stacks = self.run_forward(body, inner, (), state[2 * scan.carries :])
             return [*after, *left_behind, *stacks]
 
@@ -265,7 +266,7 @@ class _Change:
 
         def step(body: Level, index: Ref, state: list[Ref]) -> list[Source]:
             carry: list[Source] = [body.take(s, index) for s in chunks.carries]
-            chunk = _Chunk(_start(body, index, chunks.size, start), chunks.size, carry)
+            chunk = _Chunk(body.affine(index, chunks.size, start), chunks.size, carry)
             return self.through_chunk(body, scan, chunk, sizes, list(state))
 
         if chunks.rest and scan.reverse:
@@ -415,16 +416,11 @@ def _type_in(scan: Scan, operand: Operand) -> Any:
 
 def _offset(level: Level, index: Ref, start: Source) -> Source:
     """`index - start`."""
-    return index if start is ZERO else level.call(lambda i, s: i - s, index, start)
+    return index if start is ZERO else level.call(lax.sub, index, start)
 
 
 def _plus(level: Level, start: Source, offset: int) -> Source:
     """`start + offset`."""
     if isinstance(start, Constant):
         return Constant(np.int32(start.value + offset))
-    return level.call(lambda s: s + offset, start)
-
-
-def _start(level: Level, index: Ref, size: int, start: Source) -> Ref:
-    """`start + index * size`."""
-    return level.call(lambda i, s: s + i * size, index, start)
+    return level.call(lax.add, start, Constant(np.int32(offset)))

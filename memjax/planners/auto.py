@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -97,6 +97,10 @@ class AutoPlanner(Planner):
             bound_cost=problem.total_cost + bound,
             iterations=search.work,
         )
+
+    def quick(self) -> AutoPlanner:
+        """See `Planner.quick`."""
+        return replace(self, work=self.work // 10, rounds=1)
 
     def _improve(self, search: Search, work: int, rounds: int) -> None:
         """Search in rounds, as long as a round gains a hundredth."""
