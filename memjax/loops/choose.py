@@ -36,6 +36,8 @@ from memjax.trace import Program
 
 EARLIER_LINKS = 2
 """How many cheaper links compete with the first that meets the target by itself."""
+TIGHTEST_LINKS = 3
+"""How many links with the lowest floors are tried where the target is not met."""
 
 
 _Price = Callable[[Program, bool], Coarse]
@@ -62,6 +64,19 @@ class Choice:
     met: bool
 
 
+@dataclass(frozen=True)
+class Link:
+    """One variant of each pair.
+
+    Attributes:
+        loops: the changes that they are.
+        least_bytes: estimated for the pair that holds most, its bodies planned tightly.
+    """
+
+    loops: tuple[LoopPlan, ...]
+    least_bytes: int
+
+
 @dataclass
 class Chooser:
     """Plans programs and the bodies in them.
@@ -73,7 +88,7 @@ class Chooser:
 
     pricer: Pricer
     planner: Planner
-    _chains: dict[int, tuple[Program, list[tuple[LoopPlan, ...]]]] = field(default_factory=dict)
+    _chains: dict[int, tuple[Program, list[Link]]] = field(default_factory=dict)
 
     def choose(self, program: Program, target_bytes: int, price: _Price) -> Choice:
         """Plan a program for a target.
@@ -87,13 +102,17 @@ class Chooser:
         first = self._first_that_meets(program, chain, target_bytes, price)
         best = self._at(program, chain[first], target_bytes, price)
         rival = replace(self, planner=self.planner.quick())
-        for number in range(first - 1, max(-1, first - 1 - EARLIER_LINKS), -1):
-            choice = rival._at(program, chain[number], target_bytes, price)
+        rivals = chain[max(0, first - EARLIER_LINKS) : first]
+        if not best.met:
+            tightest = sorted(chain, key=lambda link: link.least_bytes)
+            rivals = list(dict.fromkeys([*rivals, *tightest[:TIGHTEST_LINKS]]))
+        for link in rivals:
+            choice = rival._at(program, link, target_bytes, price)
             if _key(choice) < _key(best):
                 best = choice
         return best
 
-    def chain(self, program: Program) -> list[tuple[LoopPlan, ...]]:
+    def chain(self, program: Program) -> list[Link]:
         """Combinations of variants, from "as it is" to the fewest bytes."""
         if id(program) not in self._chains:
             menus = [variants(program, pair, self.pricer) for pair in find_pairs(program)]
@@ -101,17 +120,14 @@ class Chooser:
         return self._chains[id(program)][1]
 
     def _first_that_meets(
-        self,
-        program: Program,
-        chain: Sequence[tuple[LoopPlan, ...]],
-        target_bytes: int,
-        price: _Price,
+        self, program: Program, chain: Sequence[Link], target_bytes: int, price: _Price
     ) -> int:
         """The first link that meets the target without further decisions; the last if none."""
         low, high = 0, len(chain) - 1
         while low < high:
             middle = (low + high) // 2
-            coarse = price(transform(program, chain[middle]), bool(chain[middle]))
+            loops = chain[middle].loops
+            coarse = price(transform(program, loops), bool(loops))
             peak_bytes = emitted_timeline(coarse, _identity(coarse)).peak_bytes
             if peak_bytes <= target_bytes:
                 high = middle
@@ -122,11 +138,12 @@ class Chooser:
     def _at(
         self,
         program: Program,
-        loops: tuple[LoopPlan, ...],
+        link: Link,
         target_bytes: int,
         price: _Price,
     ) -> Choice:
         """Plan with given changes of the loops."""
+        loops = link.loops
         changed = transform(program, loops)
         coarse = price(changed, bool(loops))
         timeline = emitted_timeline(coarse, _identity(coarse))
@@ -189,29 +206,30 @@ def _identity(coarse: Coarse) -> tuple[int, ...]:
     return tuple(range(len(coarse.problem.nodes)))
 
 
-def _chain(menus: Sequence[Sequence[Variant]]) -> list[tuple[LoopPlan, ...]]:
+def _chain(menus: Sequence[Sequence[Variant]]) -> list[Link]:
     """Move one pair at a time, always the one that saves most bytes for its seconds."""
     if len(menus) == 1:
-        return [(v.plan,) if v.plan else () for v in menus[0]]
+        return [_link([variant]) for variant in menus[0]]
     at = [0] * len(menus)
-    links = [_plans(menus, at)]
+    links = [_link([menu[0] for menu in menus])]
     while True:
         moves = [
             (_ratio(menus[i][at[i]], menus[i][to]), i, to)
             for i in range(len(menus))
             for to in range(at[i] + 1, len(menus[i]))
+            if menus[i][to].bytes < menus[i][at[i]].bytes
         ]
         if not moves:
             return links
         _, which, to = min(moves)
         at[which] = to
-        links.append(_plans(menus, at))
+        links.append(_link([menu[i] for menu, i in zip(menus, at, strict=True)]))
 
 
 def _ratio(now: Variant, then: Variant) -> float:
-    return (then.seconds - now.seconds) / max(1, now.bytes - then.bytes)
+    return (then.seconds - now.seconds) / (now.bytes - then.bytes)
 
 
-def _plans(menus: Sequence[Sequence[Variant]], at: Sequence[int]) -> tuple[LoopPlan, ...]:
-    plans = (menu[i].plan for menu, i in zip(menus, at, strict=True))
-    return tuple(plan for plan in plans if plan is not None)
+def _link(chosen: Sequence[Variant]) -> Link:
+    plans = tuple(variant.plan for variant in chosen if variant.plan is not None)
+    return Link(plans, max((variant.least_bytes for variant in chosen), default=0))

@@ -35,21 +35,29 @@ class Variant:
     Attributes:
         plan: how; None for as it is.
         bytes: estimated, held at the backward scans: stacks and the body's peak.
+        least_bytes: the same, if the bodies were planned as tight as any schedule could be.
         seconds: estimated, of running eqns again.
     """
 
     plan: LoopPlan | None
     bytes: int
+    least_bytes: int
     seconds: float
 
 
 @dataclass(frozen=True)
-class _Body:
-    """A cut with what bodies of the new scans take."""
+class _Bodies:
+    """What the bodies of a pair's scans take.
 
-    cut: Cut
+    Attributes:
+        peak_bytes: of the one that holds most.
+        floor_bytes: of the one whose largest eqn holds most.
+        seconds: of all iterations.
+    """
+
     peak_bytes: int
-    again_seconds: float
+    floor_bytes: int
+    seconds: float
 
 
 def variants(program: Program, pair: Pair, pricer: Pricer) -> list[Variant]:
@@ -58,67 +66,70 @@ def variants(program: Program, pair: Pair, pricer: Pricer) -> list[Variant]:
     coarse = pricer.coarse(joint.program)
     seconds = cost.node_seconds(joint.graph, pricer.rates, coarse.inner)
     corners = cuts(joint, seconds, carries_are_free=False)
-    plain = _measured(program, pair, None, pricer)
-    bodies = []
-    for cut in corners:
-        peak_bytes, total = _measured(program, pair, LoopPlan(pair.forward.index, cut.kept), pricer)
-        bodies.append(_Body(cut, peak_bytes, max(0.0, total - plain[1])))
+    plain = _bodies(program, pair, None, pricer)
+    bodies = [
+        (cut, _bodies(program, pair, LoopPlan(pair.forward.index, cut.kept), pricer))
+        for cut in corners
+    ]
     stacked = sum(program.value_bytes[pair.forward.stacks[n]] for n in pair.residuals)
-    found = [Variant(None, int(pricer.scale * stacked) + plain[0], 0.0)]
-    found += _whole(pair, bodies, pricer)
-    found += _split(program, pair, bodies, pricer)
+    found = [_variant(None, int(pricer.scale * stacked), plain, 0.0)]
+    found += _whole(pair, bodies, plain, pricer)
+    found += _split(pair, bodies, plain, pricer)
     return _best(found)
 
 
-def _measured(
-    program: Program, pair: Pair, plan: LoopPlan | None, pricer: Pricer
-) -> tuple[int, float]:
-    """The higher body peak of the scans of a pair, and their seconds in all."""
+def _variant(plan: LoopPlan | None, stacks: int, bodies: _Bodies, seconds: float) -> Variant:
+    return Variant(plan, stacks + bodies.peak_bytes, stacks + bodies.floor_bytes, seconds)
+
+
+def _bodies(program: Program, pair: Pair, plan: LoopPlan | None, pricer: Pricer) -> _Bodies:
     changed = transform(program, [plan]) if plan else program
-    before = {i for i, eqn in enumerate(program.eqns) if i not in _indices(pair)}
-    kept = {id(program.eqns[i].raw) for i in before}
-    peak_bytes, total = 0, 0.0
+    others = {id(eqn.raw) for i, eqn in enumerate(program.eqns) if i not in _indices(pair)}
+    peak_bytes, floor_bytes, seconds = 0, 0, 0.0
     for eqn in changed.eqns:
-        if eqn.nest is not None and id(eqn.raw) not in kept:
-            inner = pricer.inner(eqn.nest, pricer.planned(eqn.nest))
-            peak_bytes, total = max(peak_bytes, inner.peak_bytes), total + inner.seconds
-    return peak_bytes, total
+        if eqn.nest is None or id(eqn.raw) in others:
+            continue
+        planned = pricer.planned(eqn.nest)
+        inner = pricer.inner(eqn.nest, planned)
+        floors = (body.coarse.problem.single_node_floor_bytes for body in planned)
+        peak_bytes = max(peak_bytes, inner.peak_bytes)
+        floor_bytes = max(floor_bytes, *floors)
+        seconds += inner.seconds
+    return _Bodies(peak_bytes, floor_bytes, seconds)
 
 
 def _indices(pair: Pair) -> set[int]:
     return {pair.forward.index, *(scan.index for scan in pair.backward)}
 
 
-def _whole(pair: Pair, bodies: Iterable[_Body], pricer: Pricer) -> Iterator[Variant]:
+def _whole(
+    pair: Pair, bodies: Iterable[tuple[Cut, _Bodies]], plain: _Bodies, pricer: Pricer
+) -> Iterator[Variant]:
     """Every residual of a cut stacked over the whole length."""
-    length = pair.forward.length
-    for body in bodies:
-        held = int(pricer.scale * length * body.cut.bytes)
-        plan = LoopPlan(pair.forward.index, body.cut.kept)
-        yield Variant(plan, held + body.peak_bytes, body.again_seconds)
+    for cut, body in bodies:
+        plan = LoopPlan(pair.forward.index, cut.kept)
+        stacks = int(pricer.scale * pair.forward.length * cut.bytes)
+        yield _variant(plan, stacks, body, max(0.0, body.seconds - plain.seconds))
 
 
 def _split(
-    program: Program, pair: Pair, bodies: Iterable[_Body], pricer: Pricer
+    pair: Pair, bodies: Iterable[tuple[Cut, _Bodies]], plain: _Bodies, pricer: Pricer
 ) -> Iterator[Variant]:
     """The best chunks for each cut and number of splits."""
     forward = pair.forward
     carry_bytes = sum(forward.body.value_bytes[v] for v in forward.carry_arguments)
     nest = forward.eqn.nest
     assert nest is not None
-    once = pricer.inner(nest, pricer.planned(nest)).seconds
-    again = once * len(pair.backward)
-    for body in bodies:
+    once = pricer.inner(nest, pricer.planned(nest)).seconds * len(pair.backward)
+    for cut, body in bodies:
+        again = max(0.0, body.seconds - plain.seconds)
         for splits in range(1, MOST_SPLITS + 1):
-            sizes = best_chunks(forward.length, splits, carry_bytes, body.cut.bytes)
+            sizes = best_chunks(forward.length, splits, carry_bytes, cut.bytes)
             if len(sizes) < splits:
                 break
-            held = pricer.scale * stacks_bytes(forward.length, sizes, carry_bytes, body.cut.bytes)
-            yield Variant(
-                LoopPlan(forward.index, body.cut.kept, sizes),
-                int(held) + body.peak_bytes,
-                body.again_seconds + splits * again,
-            )
+            held = pricer.scale * stacks_bytes(forward.length, sizes, carry_bytes, cut.bytes)
+            plan = LoopPlan(forward.index, cut.kept, sizes)
+            yield _variant(plan, int(held), body, again + splits * once)
 
 
 def stacks_bytes(length: int, sizes: Iterable[int], carry_bytes: int, residual_bytes: int) -> int:
@@ -162,6 +173,7 @@ def _best(found: Iterable[Variant]) -> list[Variant]:
     """Those that no other one beats, by rising seconds."""
     kept: list[Variant] = []
     for variant in sorted(found, key=lambda v: (v.seconds, v.bytes)):
-        if not kept or variant.bytes < kept[-1].bytes:
+        fewer = all(variant.bytes < other.bytes for other in kept)
+        if fewer or all(variant.least_bytes < other.least_bytes for other in kept):
             kept.append(variant)
     return kept

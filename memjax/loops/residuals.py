@@ -62,11 +62,13 @@ class JointBody:
         pair: whose.
         program: the forward body's values have its own ids here.
         split: eqns of the forward body.
+        backward_results: of each backward body.
     """
 
     pair: Pair
     program: Program
     split: int
+    backward_results: tuple[tuple[Operand, ...], ...]
 
     @cached_property
     def graph(self) -> LivenessGraph:
@@ -80,9 +82,8 @@ class JointBody:
         found: set[int] = set()
         for index in range(self.split, len(self.program.eqns)):
             found.update(v for v in self.graph.stored_reads[index] if v < forward)
-        for result in self.program.results:
-            if isinstance(result, int) and result < forward:
-                found.add(result)
+        for scan_results in self.backward_results:
+            found.update(r for r in scan_results if isinstance(r, int) and r < forward)
         return tuple(sorted(found - set(self.forward_results)))
 
     @property
@@ -107,6 +108,7 @@ def joint_body(pair: Pair) -> JointBody:
         *forward.carry_results,
         *(r for n, r in enumerate(forward.stacked_results) if n not in pair.residuals),
     ]
+    backward_results = []
     for scan in pair.backward:
         env: dict[int, Operand] = {}
         links = pair.links(scan)
@@ -121,9 +123,12 @@ def joint_body(pair: Pair) -> JointBody:
             constants.append((_as_id(env[value]), array))
         for eqn in scan.body.eqns:
             eqns.append(_renamed(eqn, env, avals, scan))
-        results += [env[r] if isinstance(r, int) else r for r in scan.body.results]
+        backward_results.append(
+            tuple(env[r] if isinstance(r, int) else r for r in scan.body.results)
+        )
+        results += backward_results[-1]
     program = Program(tuple(eqns), tuple(avals), tuple(arguments), tuple(constants), tuple(results))
-    return JointBody(pair, program, len(forward.body.eqns))
+    return JointBody(pair, program, len(forward.body.eqns), tuple(backward_results))
 
 
 def _append(avals: list[object], aval: object) -> int:
