@@ -7,7 +7,8 @@ Definitions
 1. A value is *free* where XLA does not store it: it is structural or tiny, or it is
    elementwise, everybody who reads it fuses what it reads, and either a single eqn reads it
    or it is a cheap function of at most one large stored value. (Several readers of a
-   function of two large values would keep both alive; XLA stores it.)
+   function of two large values would keep both alive; XLA stores it.) What a loop reads in
+   every iteration is stored, unless it is another view of something stored.
 2. The *stored* values of a free one are what is left when free values are traced back to
    what they are computed from: what must be alive wherever the free value is read.
 3. The live range of a stored value is `[its eqn, one past its last reader)`, where an eqn
@@ -138,6 +139,8 @@ def _is_free(program: Program, eqn: Eqn, stored_reads: tuple[int, ...]) -> bool:
     if output in program.result_values:
         return False
     size = program.value_bytes[output]
+    if eqn.primitive not in primitives.ALIASES and _is_read_in_a_loop(program, output, stored_reads):
+        return size <= SCALAR_BYTES
     if eqn.primitive in primitives.STRUCTURAL or size <= SCALAR_BYTES:
         return True
     readers = program.consumers[output]
@@ -147,6 +150,16 @@ def _is_free(program: Program, eqn: Eqn, stored_reads: tuple[int, ...]) -> bool:
         return True
     large = [v for v in stored_reads if _is_large(program, v, size)]
     return eqn.primitive in primitives.CHEAP and len(large) <= 1
+
+
+def _is_read_in_a_loop(program: Program, value: int, stored_reads: tuple[int, ...]) -> bool:
+    """Whether a loop hands a value to each of its iterations, which XLA can do with buffers only.
+
+    What is made of literals is made again in the body (`memjax.nests.look_inside`).
+    """
+    if not stored_reads:
+        return False
+    return any(value in program.eqns[r].handed_in for r in program.consumers[value])
 
 
 def _is_large(program: Program, value: int, size: int) -> bool:

@@ -22,7 +22,8 @@ from typing import Any
 import jax
 from jax import lax
 
-from memjax import _compat
+from memjax import _compat, primitives
+from memjax.liveness import LivenessGraph, liveness
 from memjax.prepare import prepare
 from memjax.trace import Eqn, Program, program_of_jaxpr
 
@@ -95,9 +96,84 @@ def nest_of(eqn: Eqn) -> Nest | None:
 
 
 def look_inside(program: Program) -> Program:
-    """The same program, with the bodies of its eqns as programs."""
-    eqns = tuple(e if e.nest else replace(e, nest=nest_of(e)) for e in program.eqns)
-    return replace(program, eqns=eqns)
+    """The same program, with the bodies of its eqns as programs.
+
+    What a scan reads as a constant although it is made of nothing but literals (a mask, a
+    broadcast number: JAX hoists them) is made again in the body, where XLA fuses it; the
+    body's argument stays, unread.
+    """
+    graph = liveness(program)
+    return replace(program, eqns=tuple(_with_nest(graph, eqn) for eqn in program.eqns))
+
+
+def _with_nest(graph: LivenessGraph, eqn: Eqn) -> Eqn:
+    nest = eqn.nest or nest_of(eqn)
+    if nest is None or nest.kind != "scan":
+        return replace(eqn, nest=nest)
+    (body,) = nest.bodies
+    sunk = {
+        argument: operand
+        for argument, operand in zip(
+            body.program.arguments, eqn.inputs[: nest.constants], strict=False
+        )
+        if isinstance(operand, int) and _is_made_of_literals(graph, operand)
+    }
+    if sunk:
+        body = replace(body, program=_with_sunk(graph.program, body.program, sunk))
+    return replace(eqn, nest=replace(nest, bodies=(body,)))
+
+
+def _is_made_of_literals(graph: LivenessGraph, value: int) -> bool:
+    cheap = primitives.STRUCTURAL | primitives.CHEAP
+    if not graph.free[value] or graph.sources[value]:
+        return False
+    made_by = eqns_behind(graph, graph.program.producer[value])
+    return all(graph.program.eqns[i].primitive in cheap for i in made_by)
+
+
+def eqns_behind(graph: LivenessGraph, index: int) -> list[int]:
+    """A free eqn and the free eqns that it is computed from, ascending."""
+    found, stack = {index}, [index]
+    while stack:
+        for value in graph.program.eqns[stack.pop()].reads:
+            producer = graph.program.producer[value]
+            if graph.free[value] and producer not in found:
+                found.add(producer)
+                stack.append(producer)
+    return sorted(found)
+
+
+def _with_sunk(outer: Program, body: Program, sunk: dict[int, int]) -> Program:
+    """A body that makes some of its arguments itself.
+
+    Args:
+        outer: the program whose eqns make them.
+        body: what reads them.
+        sunk: value of `outer` by argument of `body`.
+    """
+    avals = list(body.avals)
+    new_id: dict[int, int] = {}
+    made: list[Eqn] = []
+    graph = liveness(outer)
+    behind = {i for v in sunk.values() for i in eqns_behind(graph, outer.producer[v])}
+    for index in sorted(behind):
+        eqn = outer.eqns[index]
+        for value in eqn.outputs:
+            new_id[value] = len(avals)
+            avals.append(outer.avals[value])
+        made.append(_renamed(eqn, new_id))
+    instead = {argument: new_id[value] for argument, value in sunk.items()}
+    eqns = (*made, *(_renamed(eqn, instead) for eqn in body.eqns))
+    results = tuple(instead.get(r, r) if isinstance(r, int) else r for r in body.results)
+    return replace(body, eqns=eqns, avals=tuple(avals), results=results)
+
+
+def _renamed(eqn: Eqn, new_id: dict[int, int]) -> Eqn:
+    return replace(
+        eqn,
+        inputs=tuple(new_id.get(v, v) if isinstance(v, int) else v for v in eqn.inputs),
+        outputs=tuple(new_id.get(v, v) for v in eqn.outputs),
+    )
 
 
 def _body(jaxpr: Any, name: str) -> Body:

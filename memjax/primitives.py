@@ -19,6 +19,8 @@ STRUCTURAL = frozenset(
     """broadcast_in_dim iota reshape squeeze expand_dims transpose copy copy_p stop_gradient
     bitcast_convert_type full empty pvary""".split()
 )
+ALIASES = frozenset({"reshape", "squeeze", "expand_dims", "bitcast_convert_type"})
+"""Structural, and another view of the same bytes."""
 CHEAP = frozenset(
     """add add_any sub mul neg abs sign max min select_n select_and_gather_add clamp eq ne lt le
     gt ge and or not xor shift_left shift_right_logical shift_right_arithmetic square

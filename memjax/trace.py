@@ -72,6 +72,18 @@ class Eqn:
         """Ids of the values among its inputs, each once, in order."""
         return tuple(dict.fromkeys(v for v in self.inputs if isinstance(v, int)))
 
+    @cached_property
+    def handed_in(self) -> frozenset[int]:
+        """Values that a loop hands to its iterations whole or slice by slice."""
+        if self.nest is None or self.nest.kind not in ("scan", "loop"):
+            return frozenset()
+        first = 1 if self.nest.kind == "loop" else 0
+        carries = range(first, first + self.nest.carries)
+        if self.nest.kind == "scan":
+            carries = range(self.nest.constants, self.nest.constants + self.nest.carries)
+        chosen = (v for n, v in enumerate(self.inputs) if n not in carries)
+        return frozenset(v for v in chosen if isinstance(v, int))
+
     @property
     def source(self) -> str | None:
         """The user's own line, as `file:line (function)`; that of the call for a library's body."""
