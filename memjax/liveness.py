@@ -6,9 +6,10 @@ Definitions
 
 1. A value is *free* where XLA does not store it: it is structural or tiny, or it is
    elementwise, everybody who reads it fuses what it reads, and either a single eqn reads it
-   or it is a cheap function of at most one large stored value. (Several readers of a
-   function of two large values would keep both alive; XLA stores it.) What a loop reads in
-   every iteration is stored, unless it is another view of something stored.
+   (in the end, through free values) or it is a cheap function of at most one large stored
+   value. (Several readers of a function of two large values would keep both alive; XLA stores
+   it.) What a loop reads in every iteration is stored, unless it is another view of something
+   stored.
 2. The *stored* values of a free one are what is left when free values are traced back to
    what they are computed from: what must be alive wherever the free value is read.
 3. The live range of a stored value is `[its eqn, one past its last reader)`, where an eqn
@@ -19,6 +20,7 @@ All positions are eqn indices.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -119,17 +121,60 @@ class LivenessGraph:
 def liveness(program: Program) -> LivenessGraph:
     """Find the free values of a program and what stands behind each of them."""
     free = [False] * len(program.avals)
-    sources: list[tuple[int, ...]] = [()] * len(program.avals)
-    stored_reads = []
-    for eqn in program.eqns:
-        behind: dict[int, None] = {}
-        for value in eqn.reads:
-            behind.update(dict.fromkeys(sources[value] if free[value] else (value,)))
-        stored_reads.append(tuple(behind))
-        if _is_free(program, eqn, stored_reads[-1]):
+    for eqn, reads in zip(program.eqns, _stored_reads(program, free), strict=True):
+        if _is_free(program, eqn, reads):
             free[eqn.outputs[0]] = True
-            sources[eqn.outputs[0]] = stored_reads[-1]
-    return LivenessGraph(program, tuple(free), tuple(stored_reads), tuple(sources))
+    for eqn in _with_one_end(program, free):
+        free[eqn.outputs[0]] = True
+    reads_of_eqn = tuple(_stored_reads(program, free))
+    sources: list[tuple[int, ...]] = [()] * len(program.avals)
+    for eqn, reads in zip(program.eqns, reads_of_eqn, strict=True):
+        for value in eqn.outputs:
+            sources[value] = reads if free[value] else ()
+    return LivenessGraph(program, tuple(free), reads_of_eqn, tuple(sources))
+
+
+def _stored_reads(program: Program, free: list[bool]) -> Iterator[tuple[int, ...]]:
+    """The stored values that each eqn reads; `free` may grow on the way."""
+    behind: list[tuple[int, ...]] = [()] * len(program.avals)
+    for eqn in program.eqns:
+        found: dict[int, None] = {}
+        for value in eqn.reads:
+            found.update(dict.fromkeys(behind[value] if free[value] else (value,)))
+        reads = tuple(found)
+        for value in eqn.outputs:
+            behind[value] = reads
+        yield reads
+
+
+def _with_one_end(program: Program, free: list[bool]) -> Iterator[Eqn]:
+    """Elementwise eqns whose result, through free values, ends in one eqn: part of its fusion.
+
+    A result with several readers is not repeated for that, as all of them are in one fusion.
+    """
+    ends: list[frozenset[int]] = [frozenset()] * len(program.avals)
+    for index in range(len(program.eqns) - 1, -1, -1):
+        eqn = program.eqns[index]
+        outputs = eqn.outputs
+        reached = frozenset[int]().union(*(ends[v] for v in outputs))
+        if all(free[v] for v in outputs) and not eqn.has_effects:
+            mine = reached
+        elif _could_fuse(program, eqn) and len(reached) == 1:
+            yield eqn
+            mine = reached
+        else:
+            mine = frozenset((index,))
+        for value in eqn.reads:
+            ends[value] |= mine
+
+
+def _could_fuse(program: Program, eqn: Eqn) -> bool:
+    if len(eqn.outputs) != 1 or eqn.has_effects or eqn.primitive not in primitives.FUSIBLE:
+        return False
+    output = eqn.outputs[0]
+    readers = program.consumers[output]
+    fuses = all(program.eqns[r].primitive in primitives.FUSES_OPERANDS for r in readers)
+    return fuses and output not in program.result_values
 
 
 def _is_free(program: Program, eqn: Eqn, stored_reads: tuple[int, ...]) -> bool:
@@ -139,7 +184,9 @@ def _is_free(program: Program, eqn: Eqn, stored_reads: tuple[int, ...]) -> bool:
     if output in program.result_values:
         return False
     size = program.value_bytes[output]
-    if eqn.primitive not in primitives.ALIASES and _is_read_in_a_loop(program, output, stored_reads):
+    if eqn.primitive not in primitives.ALIASES and _is_read_in_a_loop(
+        program, output, stored_reads
+    ):
         return size <= SCALAR_BYTES
     if eqn.primitive in primitives.STRUCTURAL or size <= SCALAR_BYTES:
         return True
