@@ -203,7 +203,8 @@ class Loop:
     def _with_loops(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
         choice = self.chooser.choose(self.prepared.graph.program, target_bytes, self.coarsen)
         decisions = choice.decisions
-        plan = self.make_plan(choice.coarse, choice.solution, budget_bytes, decisions)
+        solution = replace(choice.solution, bound_cost=choice.bound_seconds)
+        plan = self.make_plan(choice.coarse, solution, budget_bytes, decisions)
         if plan.loops or plan.insides:
             self.coarse_by_loops[plan.loops, plan.insides] = choice.coarse
         return plan, choice.met

@@ -67,7 +67,7 @@ class Nest:
 
     @property
     def is_planned(self) -> bool:
-        """Whether the eqn is not run as JAX wrote it."""
+        """Whether the eqn cannot be run as JAX wrote it."""
         return self.kind == "loop" or any(body.keeps_order for body in self.bodies)
 
 

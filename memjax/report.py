@@ -143,7 +143,8 @@ def _report_lines(report: Report) -> list[str]:
     bound = report.plan.bound_overhead
     proven = ""
     if bound is not None and math.isfinite(bound):
-        proven = f"; no plan at this order has less than {100 * bound:.1f} %"
+        which = "plan of these loops" if report.plan.loops else "plan at this order"
+        proven = f"; no {which} has less than {100 * bound:.1f} %"
     eqns = sum(len(r.eqns) for r in report.plan.recomputations)
     compiled = report.compiled
     return [

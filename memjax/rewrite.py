@@ -63,8 +63,7 @@ class _Interpreter:
                 eqn = graph.program.eqns[free]
                 self.free.update(zip(eqn.outputs, self.bind(eqn), strict=True))
         eqn = graph.program.eqns[index]
-        nested = eqn.nest is not None and eqn.nest.is_planned
-        written = self.run_bodies(index) if nested else self.bind(eqn)
+        written = self.run_bodies(index) if _runs_bodies(eqn) else self.bind(eqn)
         self.stored.update(zip(eqn.outputs, written, strict=True))
 
     def bind(self, eqn: Eqn) -> list[Any]:
@@ -80,3 +79,12 @@ class _Interpreter:
             return operand.value
         values = self.free if self.coarse.graph.free[operand] else self.stored
         return values[operand]
+
+
+def _runs_bodies(eqn: Eqn) -> bool:
+    """Whether an eqn's bodies are written anew: planned ones, and those of all scans, which are
+    prepared like the program around them.
+    """
+    if eqn.nest is None:
+        return False
+    return eqn.nest.is_planned or (eqn.nest.kind == "scan" and not eqn.has_effects)

@@ -87,12 +87,13 @@ class Layers(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
         """Apply the blocks."""
         first, *rest = self.lengths
-        body, arguments = ScannedBlock, (self.heads,)
+        body: Any = ScannedBlock
+        arguments: tuple[Any, ...] = (self.heads,)
         if rest:
-            body, arguments = Layers, (self.heads, tuple(rest), self.remat)  # type: ignore[assignment]
+            body, arguments = Layers, (self.heads, tuple(rest), self.remat)
         if self.remat is not None:
             policy = _POLICIES[self.remat]
-            body = nn.remat(body, prevent_cse=False, policy=policy)  # type: ignore[assignment]
+            body = nn.remat(body, prevent_cse=False, policy=policy)
         scanned = nn.scan(
             body,
             variable_axes={"params": 0},

@@ -210,11 +210,13 @@ def _traced(
 
 
 def _take(stack: jax.Array, index: jax.Array) -> jax.Array:
-    return lax.dynamic_index_in_dim(stack, index, 0, keepdims=False)
+    taken: jax.Array = lax.dynamic_index_in_dim(stack, index, 0, keepdims=False)
+    return taken
 
 
 def _put(stack: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
-    return lax.dynamic_update_index_in_dim(stack, value, index, 0)
+    filled: jax.Array = lax.dynamic_update_index_in_dim(stack, value, index, 0)
+    return filled
 
 
 def _affine(index: jax.Array, start: jax.Array, factor: int) -> jax.Array:
@@ -222,7 +224,8 @@ def _affine(index: jax.Array, start: jax.Array, factor: int) -> jax.Array:
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return lax.full(shape, 0, dtype)
+    zeros: jax.Array = lax.full(shape, 0, dtype)
+    return zeros
 
 
 def _keys(shape: tuple[int, ...], dtype: Any) -> jax.Array:

@@ -18,6 +18,7 @@ found already.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -54,6 +55,7 @@ class Choice:
         peak_bytes: as it is carried out.
         seconds: predicted, all told.
         met: whether the target is met.
+        bound_seconds: no choice among the pairs' variants that meets the target takes less.
     """
 
     decisions: Decisions
@@ -62,6 +64,7 @@ class Choice:
     peak_bytes: int
     seconds: float
     met: bool
+    bound_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Chooser:
 
     pricer: Pricer
     planner: Planner
-    _chains: dict[int, tuple[Program, list[Link]]] = field(default_factory=dict)
+    _menus: dict[int, tuple[Program, list[list[Variant]]]] = field(default_factory=dict)
 
     def choose(self, program: Program, target_bytes: int, price: _Price) -> Choice:
         """Plan a program for a target.
@@ -98,7 +101,8 @@ class Chooser:
             target_bytes: for its peak; 0 for as low as it goes.
             price: the problem of a program that took this one's place.
         """
-        chain = self.chain(program)
+        menus = self.menus(program)
+        chain = _chain(menus)
         first = self._first_that_meets(program, chain, target_bytes, price)
         best = self._at(program, chain[first], target_bytes, price)
         rival = replace(self, planner=self.planner.quick())
@@ -110,14 +114,16 @@ class Chooser:
             choice = rival._at(program, link, target_bytes, price)
             if _key(choice) < _key(best):
                 best = choice
-        return best
+        plain = price(program, False).problem
+        bound = plain.total_cost + _least_seconds(menus, target_bytes - plain.base_bytes)
+        return replace(best, bound_seconds=bound)
 
-    def chain(self, program: Program) -> list[Link]:
-        """Combinations of variants, from "as it is" to the fewest bytes."""
-        if id(program) not in self._chains:
+    def menus(self, program: Program) -> list[list[Variant]]:
+        """The variants of each pair of a program."""
+        if id(program) not in self._menus:
             menus = [variants(program, pair, self.pricer) for pair in find_pairs(program)]
-            self._chains[id(program)] = program, _chain(menus)
-        return self._chains[id(program)][1]
+            self._menus[id(program)] = program, menus
+        return self._menus[id(program)][1]
 
     def _first_that_meets(
         self, program: Program, chain: Sequence[Link], target_bytes: int, price: _Price
@@ -224,6 +230,14 @@ def _chain(menus: Sequence[Sequence[Variant]]) -> list[Link]:
         _, which, to = min(moves)
         at[which] = to
         links.append(_link([menu[i] for menu, i in zip(menus, at, strict=True)]))
+
+
+def _least_seconds(menus: Sequence[Sequence[Variant]], left_bytes: int) -> float:
+    """What the pairs' variants take again at least: each holds its stacks and one body's eqn."""
+    return sum(
+        min((v.seconds for v in menu if v.least_bytes <= left_bytes), default=math.inf)
+        for menu in menus
+    )
 
 
 def _ratio(now: Variant, then: Variant) -> float:

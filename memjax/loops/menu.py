@@ -36,7 +36,7 @@ class Variant:
         plan: how; None for as it is.
         bytes: estimated, held at the backward scans: stacks and the body's peak.
         least_bytes: the same, if the bodies were planned as tight as any schedule could be.
-        seconds: estimated, of running eqns again.
+        seconds: of running eqns again, at least.
     """
 
     plan: LoopPlan | None
@@ -74,7 +74,7 @@ def variants(program: Program, pair: Pair, pricer: Pricer) -> list[Variant]:
     stacked = sum(program.value_bytes[pair.forward.stacks[n]] for n in pair.residuals)
     found = [_variant(None, int(pricer.scale * stacked), plain, 0.0)]
     found += _whole(pair, bodies, plain, pricer)
-    found += _split(pair, bodies, plain, pricer)
+    found += _split(program, pair, bodies, plain, pricer)
     return _best(found)
 
 
@@ -109,27 +109,57 @@ def _whole(
     for cut, body in bodies:
         plan = LoopPlan(pair.forward.index, cut.kept)
         stacks = int(pricer.scale * pair.forward.length * cut.bytes)
-        yield _variant(plan, stacks, body, max(0.0, body.seconds - plain.seconds))
+        yield _variant(plan, stacks, body, body.seconds - plain.seconds)
+
+
+def _carry_seconds(program: Program, pair: Pair, pricer: Pricer) -> float:
+    """Seconds of the forward scan when it stacks nothing but what the program reads."""
+    forward = pair.forward
+    plan = LoopPlan(forward.index, (), (forward.length // 2,))
+    changed = transform(program, [plan], backward=False)
+    return sum(
+        pricer.inner(eqn.nest, pricer.planned(eqn.nest)).seconds
+        for eqn in changed.eqns
+        if eqn.nest is not None and eqn.raw is forward.eqn.raw
+    )
 
 
 def _split(
-    pair: Pair, bodies: Iterable[tuple[Cut, _Bodies]], plain: _Bodies, pricer: Pricer
+    program: Program,
+    pair: Pair,
+    bodies: Iterable[tuple[Cut, _Bodies]],
+    plain: _Bodies,
+    pricer: Pricer,
 ) -> Iterator[Variant]:
     """The best chunks for each cut and number of splits."""
     forward = pair.forward
     carry_bytes = sum(forward.body.value_bytes[v] for v in forward.carry_arguments)
-    nest = forward.eqn.nest
-    assert nest is not None
-    once = pricer.inner(nest, pricer.planned(nest)).seconds * len(pair.backward)
+    if forward.length < 3:  # nothing to split
+        return
+    once = _carry_seconds(program, pair, pricer)
     for cut, body in bodies:
-        again = max(0.0, body.seconds - plain.seconds)
+        again = body.seconds - plain.seconds
         for splits in range(1, MOST_SPLITS + 1):
             sizes = best_chunks(forward.length, splits, carry_bytes, cut.bytes)
             if len(sizes) < splits:
                 break
             held = pricer.scale * stacks_bytes(forward.length, sizes, carry_bytes, cut.bytes)
             plan = LoopPlan(forward.index, cut.kept, sizes)
-            yield _variant(plan, int(held), body, again + splits * once)
+            runs = 1 + len(pair.backward) * (runs_again(forward.length, sizes) - 1)
+            yield _variant(plan, int(held), body, again + once * runs)
+
+
+def runs_again(length: int, sizes: Iterable[int]) -> float:
+    """How often the forward scan runs over its length with carries alone, in parts of once.
+
+    Over a stretch that is split further it runs up to its last chunk only; through an innermost
+    chunk it runs with its residuals, which is not counted here.
+    """
+    runs = 1.0
+    for size in list(sizes)[1:]:
+        runs += 1 - size / length
+        length = size
+    return runs
 
 
 def stacks_bytes(length: int, sizes: Iterable[int], carry_bytes: int, residual_bytes: int) -> int:

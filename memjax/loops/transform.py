@@ -50,8 +50,14 @@ class LoopPlan:
     chunks: tuple[int, ...] = ()
 
 
-def transform(program: Program, plans: Sequence[LoopPlan]) -> Program:
+def transform(program: Program, plans: Sequence[LoopPlan], *, backward: bool = True) -> Program:
     """Carry out plans for some of a program's pairs.
+
+    Args:
+        program: the step, or a body in it.
+        plans: one for each pair that changes.
+        backward: False leaves the backward scans out, and a program that prices the forward
+            ones but cannot run.
 
     Raises:
         ValueError: a plan names an eqn that is not the forward scan of a pair.
@@ -68,7 +74,7 @@ def transform(program: Program, plans: Sequence[LoopPlan]) -> Program:
         pair = pairs[plan.scan]
         pinned = [n for n in range(len(pair.forward.stacks)) if n not in pair.residuals]
         level = Level(pair.forward.eqn, avals)
-        replaced.update(_Change(pair, plan, level, pinned).run())
+        replaced.update(_Change(pair, plan, level, pinned).run(backward))
     eqns = [new for i, eqn in enumerate(program.eqns) for new in replaced.get(i, [eqn])]
     return replace(program, eqns=tuple(eqns), avals=tuple(avals))
 
@@ -121,7 +127,7 @@ class _Change:
     level: Level
     pinned: list[int]
 
-    def run(self) -> dict[int, list[Eqn]]:
+    def run(self, backward: bool) -> dict[int, list[Eqn]]:
         """The eqns that take the place of each scan of the pair."""
         forward, sizes, level = self.pair.forward, self.plan.chunks, self.level
         whole = _Chunk(ZERO, forward.length, self.outside(forward.carry_operands))
@@ -134,7 +140,7 @@ class _Change:
         wanted = [*forward.eqn.outputs[: forward.carries]]
         wanted += [forward.stacks[n] for n in self.pinned]
         replaced = {forward.index: self.named([*carry, *stacks], wanted)}
-        for scan in self.pair.backward:
+        for scan in self.pair.backward if backward else ():
             level.like = scan.eqn
             outputs = range(len(scan.stacks))
             state = [*self.outside(scan.carry_operands), *self.first_stacks(scan, outputs)]
