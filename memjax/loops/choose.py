@@ -73,10 +73,12 @@ class Link:
 
     Attributes:
         loops: the changes that they are.
+        bytes: estimated, of all pairs.
         least_bytes: estimated for the pair that holds most, its bodies planned tightly.
     """
 
     loops: tuple[LoopPlan, ...]
+    bytes: int
     least_bytes: int
 
 
@@ -128,18 +130,25 @@ class Chooser:
     def _first_that_meets(
         self, program: Program, chain: Sequence[Link], target_bytes: int, price: _Price
     ) -> int:
-        """The first link that meets the target without further decisions; the last if none."""
-        low, high = 0, len(chain) - 1
+        """The first link that meets the target without further decisions; the last if none.
+
+        Links that only planned bodies make smaller than those before are passed over.
+        """
+        falling: list[int] = []
+        for number, link in enumerate(chain):
+            if not falling or link.bytes < chain[falling[-1]].bytes:
+                falling.append(number)
+        low, high = 0, len(falling) - 1
         while low < high:
             middle = (low + high) // 2
-            loops = chain[middle].loops
+            loops = chain[falling[middle]].loops
             coarse = price(transform(program, loops), bool(loops))
             peak_bytes = emitted_timeline(coarse, _identity(coarse)).peak_bytes
             if peak_bytes <= target_bytes:
                 high = middle
             else:
                 low = middle + 1
-        return low
+        return falling[low]
 
     def _at(
         self,
@@ -246,4 +255,8 @@ def _ratio(now: Variant, then: Variant) -> float:
 
 def _link(chosen: Sequence[Variant]) -> Link:
     plans = tuple(variant.plan for variant in chosen if variant.plan is not None)
-    return Link(plans, max((variant.least_bytes for variant in chosen), default=0))
+    return Link(
+        plans,
+        sum(variant.bytes for variant in chosen),
+        max((variant.least_bytes for variant in chosen), default=0),
+    )

@@ -10,9 +10,10 @@ variants; whoever chooses one prices the transformed program.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import ceil
+from functools import cache
 
 from memjax import cost
 from memjax.loops.pairs import Pair
@@ -25,7 +26,7 @@ MOST_SPLITS = 4
 """Levels of chunks that are tried; with four, 16,000 iterations hold some 7 + 7 + 7 + 7 + 7."""
 EVEN_WITHIN = 1.15
 """Chunks that divide the length are taken where they hold at most this much more than the
-best, at each level, as a shorter chunk has to be compiled, too."""
+best, as a shorter chunk has to be compiled, too."""
 
 
 @dataclass(frozen=True)
@@ -166,37 +167,41 @@ def stacks_bytes(length: int, sizes: Iterable[int], carry_bytes: int, residual_b
     """What chunks hold at once: a stack of carries at each level, residuals in the innermost."""
     held = 0
     for size in sizes:
-        held += ceil(length / size) * carry_bytes
+        held += math.ceil(length / size) * carry_bytes
         length = size
     return held + length * residual_bytes
 
 
 def best_chunks(length: int, splits: int, carry_bytes: int, residual_bytes: int) -> tuple[int, ...]:
-    """Sizes of chunks, falling, for which `stacks_bytes` is least; fewer if it is too short.
+    """Sizes of chunks, falling, for which `stacks_bytes` is least; none if it is too short.
 
-    Found by improving one size after the other, from sizes in equal ratios.
+    Inner chunks divide those round them; only the outermost may leave a shorter one.
     """
-    sizes = [max(2, round(length ** (1 - (i + 1) / (splits + 1)))) for i in range(splits)]
 
-    def held(sizes: list[int]) -> float:
-        outer = [length, *sizes[:-1]]
-        if any(not 1 < size < before for size, before in zip(sizes, outer, strict=True)):
-            return float("inf")
-        uneven = sum(before % size > 0 for size, before in zip(sizes, outer, strict=True))
-        return stacks_bytes(length, sizes, carry_bytes, residual_bytes) * EVEN_WITHIN**uneven
+    @cache
+    def inner(length: int, splits: int) -> tuple[float, tuple[int, ...]]:
+        if not splits:
+            return length * residual_bytes, ()
+        choices = (
+            (length // size * carry_bytes + inner(size, splits - 1)[0], size)
+            for size in _divisors(length)
+        )
+        held, size = min(choices, default=(math.inf, 0))
+        return held, (size, *inner(size, splits - 1)[1]) if held < math.inf else ()
 
-    best = held(sizes)
-    improved = True
-    while improved:
-        improved = False
-        for level in range(splits):
-            upper = length if level == 0 else sizes[level - 1]
-            lower = sizes[level + 1] if level + 1 < splits else 1
-            for size in range(lower + 1, upper):
-                trial = [*sizes[:level], size, *sizes[level + 1 :]]
-                if held(trial) < best:
-                    best, sizes, improved = held(trial), trial, True
-    return tuple(sizes) if best < float("inf") else ()
+    best: tuple[float, tuple[int, ...]] = (math.inf, ())
+    for size in range(2, length):
+        held, sizes = inner(size, splits - 1)
+        held += math.ceil(length / size) * carry_bytes
+        best = min(best, (held * (EVEN_WITHIN if length % size else 1.0), (size, *sizes)))
+    return best[1] if best[0] < math.inf else ()
+
+
+@cache
+def _divisors(number: int) -> tuple[int, ...]:
+    """What divides a number, but for 1 and itself."""
+    small = [d for d in range(2, math.isqrt(number) + 1) if number % d == 0]
+    return tuple(sorted({*small, *(number // d for d in small)}))
 
 
 def _best(found: Iterable[Variant]) -> list[Variant]:
