@@ -237,6 +237,10 @@ class BudgetedStep:
         """The lowered program that calls use, as `jax.jit(...).lower` gives the plain one's."""
         return self._entry_of(args, kwargs).fitted.step.lowered
 
+    def jaxpr(self, *args: Any, **kwargs: Any) -> Any:
+        """The jaxpr of the program that calls use, to see what was planned; flat like it."""
+        return self._entry_of(args, kwargs).fitted.step.jaxpr
+
     def _entry_of(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Entry:
         return self._entry(self._statics.split(args, kwargs), args, kwargs)
 

@@ -103,11 +103,13 @@ class CompiledStep:
     Attributes:
         compiled: takes the flat arguments, returns the list of flat results.
         lowered: what it was compiled from.
+        jaxpr: what that was lowered from.
         measured: bytes, FLOPs, time.
     """
 
     compiled: jax.stages.Compiled
     lowered: jax.stages.Lowered
+    jaxpr: Any
     measured: Measured
 
 
@@ -130,11 +132,12 @@ def compile_step(
     if target.out_shardings is not None:
         shardings["out_shardings"] = target.out_shardings
     jitted = jax.jit(function, donate_argnums=target.donated, **shardings)
-    lowered = jitted.lower(*target.arguments)
+    traced = jitted.trace(*target.arguments)
+    lowered = traced.lower()
     compiled = lowered.compile(compiler_options=options or None)
     seconds = time.perf_counter() - start
     measured = Measured(footprint(compiled), _flops(compiled), seconds, options)
-    return CompiledStep(compiled, lowered, measured)
+    return CompiledStep(compiled, lowered, traced.jaxpr, measured)
 
 
 def _flops(compiled: jax.stages.Compiled) -> float:

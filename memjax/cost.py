@@ -62,7 +62,7 @@ def eqn_flops(eqn: Any) -> int:
     if bodies:
         total = max(bodies) if name == "cond" else sum(bodies)
         return total * _compat.loop_length(eqn)
-    if name in primitives.STRUCTURAL:
+    if name in primitives.STRUCTURAL or name == "optimization_barrier":
         return 0
     if name in primitives.REDUCTION:
         return sum(_elements(v.aval) for v in eqn.invars[:1])
