@@ -33,10 +33,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memjax.planners.base import Planner
 from memjax.planners.incremental import Schedule
@@ -46,6 +47,9 @@ from memjax.planners.seeds import Forward, forward_of, rules, runs_of
 from memjax.problem import Problem, Solution
 
 SEGMENTS = (1, 2, 4, 6, 9, 13, 17, 25, 33, 49, 65, 97)
+Outcome = tuple[float, list[Run]]
+"""A score of the search, and the recomputations that have it."""
+
 MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs room as well
 
 
@@ -83,13 +87,9 @@ class AutoPlanner(Planner):
         schedule = Schedule(problem)
         if not problem.nodes or int(schedule.peaks.max()) <= budget_bytes:
             return Solution.identity(problem, self.name)
-        peaks = schedule.peaks.copy()
         search = Search(schedule, budget_bytes, self.seed)
         hinted = [Schedule.runs_in(hint.order) for hint in hints]
-        bound = self._start(problem, search, hinted)
-        if search.score() > bound + self.enough * problem.total_cost:
-            self._improve(search, self._allowed(problem), self.rounds if bound < math.inf else 1)
-            bound = max(bound, self._bound(problem, budget_bytes, peaks))
+        bound = self._plan(problem, search, hinted)
         return Solution(
             schedule.order(),
             self.name,
@@ -98,16 +98,47 @@ class AutoPlanner(Planner):
             iterations=search.work,
         )
 
-    def quick(self) -> AutoPlanner:
-        """See `Planner.quick`."""
-        return replace(self, work=self.work // 10, rounds=1)
+    def _plan(self, problem: Problem, search: Search, hinted: list[list[Run]]) -> float:
+        """Bring the search to the best schedule found; returns the bound."""
+        peaks = search.schedule.peaks.copy()
+        forward = forward_of(problem, search.schedule)
+        bound, starts, size = self._relaxed(problem, search.budget, [forward.turn], MARGINS)
+        pool = self._outcomes(search, [*hinted, *starts])
+        if self._is_enough(problem, pool, bound):
+            search.go_to(pool[0][1])
+            return bound
+        higher, more = self._at_several(problem, search, peaks, size)
+        bound = max(bound, higher)
+        pool += self._outcomes(search, [[], *more])
+        pool += self._outcomes(search, self._rules(problem, forward, search, pool))
+        self._improve(problem, search, pool, bound)
+        return bound
 
-    def _improve(self, search: Search, work: int, rounds: int) -> None:
-        """Search in rounds, as long as a round gains a hundredth."""
-        for _ in range(rounds):
+    def _is_enough(self, problem: Problem, pool: list[Outcome], bound: float) -> bool:
+        pool.sort()
+        share = self.enough * (1 + len(problem.nodes) / 500)  # the search costs time that grows
+        return bool(pool) and pool[0][0] <= bound + share * problem.total_cost
+
+    def _improve(
+        self, problem: Problem, search: Search, pool: list[Outcome], bound: float
+    ) -> None:
+        """Search a little from the best starts, then in rounds from the best outcome."""
+        work = self._allowed(problem)
+        pool = list({tuple(runs): (score, runs) for score, runs in sorted(pool)}.values())
+        tried: list[Outcome] = []
+        for _, runs in pool[: self.starts]:
+            search.go_to(runs)
+            search.improve(work // 4)
+            tried.append((search.score(), search.runs()))
+            if self._is_enough(problem, tried, bound):
+                break
+        search.go_to(min(tried)[1])
+        for _ in range(self.rounds if bound < math.inf else 0):
             before = search.score()
+            if before <= bound + self.enough * problem.total_cost:
+                return
             search.improve(work)
-            if search.score() > 0.99 * before:
+            if search.score() > 0.995 * before:
                 return
 
     def _allowed(self, problem: Problem) -> int:
@@ -115,30 +146,9 @@ class AutoPlanner(Planner):
         count = len(problem.nodes)
         return int(min(self.work, 800 * count) / (1 + count / 500))
 
-    def _bound(self, problem: Problem, budget: int, peaks: np.typing.NDArray[np.int64]) -> float:
-        """The relaxation at several stages above the budget, as many as its size allows."""
-        over = np.flatnonzero(peaks > budget)
-        wanted = max(1, min(12, self.bound_columns // (2 * len(problem.nodes))))
-        places = np.linspace(0, len(over) - 1, wanted).astype(int)
-        stages = sorted({int(peaks.argmax()), *(int(over[i]) for i in places)})
-        return relax(problem, budget, stages).extra_cost
-
-    def _start(self, problem: Problem, search: Search, hinted: list[list[Run]]) -> float:
-        """Bring the search to the best start; returns the bound at the turn."""
-        forward = forward_of(problem, search.schedule)
-        bound, starts = self._relaxed(problem, forward, search.budget)
-        best = self._best(search, [*hinted, *starts], None)
-        enough = self.enough * (1 + len(problem.nodes) / 500)  # rules cost time that grows, too
-        if best is None or best[0] > bound + enough * problem.total_cost:
-            best = self._best(search, [[], *self._rules(problem, forward, search)], best)
-        assert best is not None
-        search.go_to(best[1])
-        return bound
-
-    def _best(
-        self, search: Search, starts: list[list[Run]], best: tuple[float, list[Run]] | None
-    ) -> tuple[float, list[Run]] | None:
-        """The best of the starts, brought within the budget, and of `best`."""
+    def _outcomes(self, search: Search, starts: list[list[Run]]) -> list[Outcome]:
+        """Scores of starts that were brought within the budget, and their runs."""
+        outcomes: list[Outcome] = []
         for runs in starts:
             search.go_to(runs)
             met = search.recreate(0.0)
@@ -147,34 +157,71 @@ class AutoPlanner(Planner):
                 search.go_to(repaired)
                 if met:
                     search.prune(search.dearest(repaired, per_byte))
-                score = search.score()
-                if best is None or score < best[0]:
-                    best = score, search.runs()
-        return best
+                outcomes.append((search.score(), search.runs()))
+        return outcomes
 
-    def _relaxed(
-        self, problem: Problem, forward: Forward, budget: int
+    def _at_several(
+        self, problem: Problem, search: Search, peaks: NDArray[np.int64], size: int
     ) -> tuple[float, list[list[Run]]]:
-        """The bound at the turn, and the starts that relaxations with less room give."""
-        bound = math.inf
-        starts: list[list[Run]] = []
-        for margin in MARGINS:
-            relaxed = relax(problem, int(margin * budget), [forward.turn])
-            if margin == 1.0:
-                bound = relaxed.extra_cost
-            if not relaxed.held:
+        """Relaxations at more and more stages: those that the last one left highest."""
+        most = min(10, self.bound_columns // max(1, 2 * size))
+        bound, starts = 0.0, []
+        stages = [int(peaks.argmax())]
+        while len(stages) < most and bound < math.inf:
+            chosen = self._highest(search, peaks, stages, 2)
+            if len(chosen) == len(stages):
                 break
-            gone = frozenset(v for v in forward.values if v not in relaxed.held[0])
-            starts.append(runs_of(problem, forward, gone))
+            stages = chosen
+            higher, more, _ = self._relaxed(problem, search.budget, stages, MARGINS[::2])
+            bound = max(bound, higher)
+            starts += more
+            if more:
+                search.go_to(more[0])
+                peaks = search.schedule.peaks.copy()
         return bound, starts
 
-    def _rules(self, problem: Problem, forward: Forward, search: Search) -> list[list[Run]]:
+    def _highest(
+        self, search: Search, peaks: NDArray[np.int64], stages: list[int], more: int
+    ) -> list[int]:
+        """Stages, and up to so many more: the highest above the budget, apart."""
+        over = np.maximum(peaks - search.budget, 0)
+        apart = 1 + len(peaks) // 60
+        chosen = list(stages)
+        for _ in range(more):
+            stage = int(over.argmax())
+            if over[stage] == 0:
+                break
+            chosen.append(stage)
+            over[max(0, stage - apart) : stage + apart + 1] = 0
+        return sorted(set(chosen))
+
+    def _relaxed(
+        self, problem: Problem, budget: int, stages: list[int], margins: Sequence[float]
+    ) -> tuple[float, list[list[Run]], int]:
+        """The bound with the budget at stages, the starts that less room gives, the size."""
+        bound, size = math.inf, 0
+        starts: list[list[Run]] = []
+        for margin in margins:
+            relaxed = relax(problem, int(margin * budget), stages)
+            if margin == 1.0:
+                bound, size = relaxed.extra_cost, relaxed.size
+            if not relaxed.gone:
+                break
+            starts.append(runs_of(problem, stages, relaxed.gone))
+        return bound, starts, size
+
+    def _rules(
+        self, problem: Problem, forward: Forward, search: Search, pool: list[Outcome]
+    ) -> list[list[Run]]:
         """The most promising rules: those that meet the budget, cheapest first."""
         if not self.starts:
             return []
+        best = min(score for score, _ in pool)
         outcomes: list[tuple[float, float, list[Run]]] = []
         for gone in rules(problem, forward, SEGMENTS):
-            runs = runs_of(problem, forward, gone)
+            runs = runs_of(problem, [forward.turn], [gone])
+            if sum(search.schedule.costs[node] for _, node in runs) > 2 * best:
+                continue
             search.go_to(runs)
             outcomes.append((search.excess(), search.schedule.cost, runs))
         outcomes.sort()

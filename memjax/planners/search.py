@@ -36,7 +36,9 @@ Run = tuple[int, int]
 TRIES = 16  # gaps tried exactly for each that is chosen; 6 and 24 are worse for the same work
 DEPTH = 3  # inputs of inputs that are tried with a gap
 LINKS = 4  # recomputations of inputs tried with each gap; 12 is worse for the same work
-ELSEWHERE = 6  # stages tried where the highest cannot be helped
+LEAST = 0.1
+MOST = 64
+REST = 30  # additions for which a stage that could not be helped is left alone
 APART = 3  # and how far apart they are
 EARLIER = 4  # of these, so many are tried in an earlier stage too; with 8 others are crowded out
 NOISE = 0.5  # spread of the random factor on a gap's rank; 0.25 and 1 are about as good
@@ -62,7 +64,6 @@ class Search:
         self.plain = schedule.problem.total_cost
         self.weight = 2 * self.plain / max(1, budget_bytes)
         self._may_run = [node.recomputable for node in schedule.problem.nodes]
-        self._links = 0
         self._collect_gaps()
 
     def _collect_gaps(self) -> None:
@@ -87,6 +88,23 @@ class Search:
         self._bytes = table[:, 3].astype(float)
         costs = np.array(self.schedule.costs, float)
         self._cost = costs[self._node] + 1e-9 * max(1e-30, self.plain)
+        self._collect_reads(gaps)
+
+    def _collect_reads(self, gaps: Sequence[tuple[int, int, int, int]]) -> None:
+        """What a recomputation at the end of each gap reads: bytes, and the last read before.
+
+        Arrays of shape (gaps, most inputs); where there is no input, of no bytes.
+        """
+        consumers, ins = self.schedule.problem.consumers, self.schedule.ins
+        most = max((len(ins[gap[0]]) for gap in gaps), default=0)
+        sizes, since = np.zeros((2, len(gaps), most), np.int64)
+        for index, (node, _, to, _) in enumerate(gaps):
+            for place, (value, size, producer) in enumerate(ins[node]):
+                readers = consumers[value]
+                last = bisect_right(readers, to)
+                sizes[index, place] = size
+                since[index, place] = readers[last - 1] if last else producer
+        self._read_bytes, self._read_since = sizes.astype(float), since
 
     def excess(self) -> float:
         """Bytes above the budget, summed over stages."""
@@ -124,7 +142,7 @@ class Search:
         for key in sorted(target - present):
             self.add(divmod(key, step))
 
-    def recreate(self, noise: float, work: int = 2_000) -> bool:
+    def recreate(self, noise: float, work: int = 60_000) -> bool:
         """Add recomputations until the budget is met.
 
         Args:
@@ -135,41 +153,47 @@ class Search:
             Whether the budget is met; False where no single chain brings it closer.
         """
         limit = self.work + work
+        resting = np.zeros(self.schedule.count, np.int64)  # additions to wait, by stage
+        helped = True
         while self.work < limit:
             over = np.maximum(self.schedule.peaks - self.budget, 0)
             if not over.any():
                 return True
-            left = over.copy()
-            for _ in range(ELSEWHERE):
-                stage = int(left.argmax())
-                if left[stage] == 0 or self._relieve(stage, over, noise):
-                    break
-                left[max(0, stage - APART) : stage + APART + 1] = 0
+            stage = int(np.where(resting > 0, 0, over).argmax())
+            if over[stage] == 0 or resting[stage] > 0:
+                if not helped:
+                    return False
+                resting[:], helped = 0, False
+            elif self._relieve(stage, over, noise):
+                resting -= 1
+                helped = True
             else:
-                return False
-            if left[stage] == 0:
-                return False
+                resting[max(0, stage - APART) : stage + APART + 1] = REST
         return False
 
     def _relieve(self, stage: int, over: NDArray[np.int64], noise: float) -> bool:
         """Add the chain of runs that saves excess at the least cost for each byte."""
         before = float(over.sum())
-        best: tuple[float, list[Run]] | None = None
-        for run in self._candidates(stage, over, noise):
-            self._links = LINKS
-            chain, after = self._try_run(run, DEPTH)
-            self._undo(chain)
-            if after >= before:
-                continue
-            cost = sum(self.schedule.costs[node] for _, node in chain) + 1e-9 * self.plain
-            ratio = cost * math.exp(noise * self.random.gauss(0, 1)) / (before - after)
-            if best is None or ratio < best[0]:
-                best = ratio, chain
-        if best is None:
-            return False
-        for run in best[1]:
-            self.add(run)
-        return True
+        level = self.schedule.peaks - self.budget
+        ranked = self._candidates(stage, over, noise)
+        for first in range(0, len(ranked), TRIES):
+            chains: list[tuple[float, list[Run]]] = []
+            for run in ranked[first : first + TRIES]:
+                chain, after = _Chain(self, run, level).grown()
+                after += float(over[run[0] :].sum())
+                if after < before:
+                    cost = sum(self.schedule.costs[node] for _, node in chain) + 1e-9 * self.plain
+                    factor = math.exp(noise * self.random.gauss(0, 1)) if noise else 1.0
+                    chains.append((cost * factor / (before - after), chain))
+            chains.sort()
+            for _, chain in chains:
+                for one in chain:
+                    self.add(one)
+                if self.excess() < before:
+                    return True
+                for one in reversed(chain):
+                    self.remove(one)
+        return False
 
     def _candidates(self, stage: int, over: NDArray[np.int64], noise: float) -> list[Run]:
         """The idle gaps that span a stage and promise most for their cost."""
@@ -178,10 +202,11 @@ class Search:
         ranked = self._gaps_across(stage, sums, counts, noise)
         ranked += self._gaps_of_extra(stage, sums, counts, noise)
         ranked.sort()
-        late = list(dict.fromkeys(run for _, run in ranked))[:TRIES]
-        tried = late[:EARLIER] if noise else []
-        early = [run for run in map(self._earlier, tried) if run is not None]
-        return list(dict.fromkeys([*late, *early]))
+        late = list(dict.fromkeys(run for _, run in ranked))[:MOST]
+        few = [run for run in map(self._earlier, late[: EARLIER if noise else 0]) if run is not None]
+        more = [run for run in map(self._earlier, late) if run is not None]
+        first = TRIES - len(few)
+        return list(dict.fromkeys([*late[:first], *few, *late[first:], *more]))
 
     def _earlier(self, run: Run) -> Run | None:
         """The same node in the last stage before that reads one of its inputs anyway."""
@@ -207,11 +232,14 @@ class Search:
         spanned = np.maximum(counts[high] - counts[low], 1)
         most = np.maximum(sums[high] - sums[low], sums[stage + 1] - sums[stage])
         saved = np.minimum(self._bytes[index] * spanned, most)
+        longer = counts[high][:, None] - counts[self._read_since[index] + 1]
+        held = (np.maximum(longer, 0) * self._read_bytes[index]).sum(axis=1)
+        saved = np.maximum(saved - held, LEAST * saved)
         ranks = self._cost[index] / np.maximum(saved, 1e-9)
         if noise:
             ranks = ranks * np.exp(noise * self.noise.standard_normal(len(index)))
         ranked: list[tuple[float, Run]] = []
-        for place in np.argsort(ranks, kind="stable")[: 2 * TRIES].tolist():
+        for place in np.argsort(ranks, kind="stable")[: 2 * MOST].tolist():
             gap = index[place]
             run = int(self._to[gap]), int(self._node[gap])
             if run[1] not in self.schedule.stages[run[0]]:
@@ -248,44 +276,6 @@ class Search:
         here = bisect_left(uses, key)
         start = runs[bisect_left(runs, key) - 1]
         return max(start, uses[here - 1]) if here else start
-
-    def _undo(self, chain: Sequence[Run]) -> None:
-        for stage, node in reversed(chain):
-            self.schedule.remove(node, stage)
-        self.work += 2 * len(chain)
-
-    def _try_run(self, run: Run, depth: int) -> tuple[list[Run], float]:
-        """Add a run, and runs of its inputs where that lowers the excess further."""
-        schedule = self.schedule
-        stage, node = run
-        schedule.add(node, stage)
-        chain, after = [run], self.excess()
-        if depth == 0:
-            return chain, after
-        for value, _, producer in schedule.ins[node]:
-            if self._links == 0:
-                break
-            if not self._is_held_for(value, producer, stage * schedule.step + node):
-                continue
-            self._links -= 1
-            more, lower = self._try_run((stage, producer), depth - 1)
-            if lower < after:
-                after = lower
-                chain += more
-            else:
-                self._undo(more)
-        return chain, after
-
-    def _is_held_for(self, value: int, producer: int, key: int) -> bool:
-        """Whether a value is held across a stage above the budget for one read alone."""
-        schedule = self.schedule
-        stage = key // schedule.step
-        if not self._may_run[producer] or producer in schedule.stages[stage]:
-            return False
-        if schedule.last_read(value, producer, key)[1] != key:
-            return False
-        since = self._read_before(value, producer, key) // schedule.step + 1
-        return since < stage and int(schedule.peaks[since:stage].max()) > self.budget
 
     def prune(self, runs: Sequence[Run]) -> None:
         """Remove, in this order, each run without which the budget is still met."""
@@ -349,3 +339,74 @@ class Search:
         old = set(before)
         new = [run for run in runs if run not in old]
         return self.dearest({*new, *self.random.sample(runs, SAMPLE // 2)})
+
+
+class _Chain:
+    """A recomputation and those of its inputs, and what they would do to the bytes.
+
+    Only whole stages before the recomputation are looked at; what its own stage holds is
+    seen when the chain is added.
+    """
+
+    def __init__(self, search: Search, run: Run, level: NDArray[np.int64]) -> None:
+        """`level` is the bytes of each stage above the budget, below zero where it is met."""
+        self.search = search
+        self.schedule = search.schedule
+        self.stage, self.node = run
+        self.level = level[: self.stage].copy()
+        self.nodes: list[int] = []
+        self.longer: dict[int, int] = {}
+        self.links = LINKS
+
+    def grown(self) -> tuple[list[Run], float]:
+        """The runs, in an order in which each is of use, and the excess of earlier stages."""
+        self._take(self.node)
+        after = self._grow(self.node, self._excess(), DEPTH)
+        self.search.work += len(self.nodes)
+        return [(self.stage, node) for node in self.nodes], after
+
+    def _excess(self) -> float:
+        return float(np.maximum(self.level, 0).sum())
+
+    def _take(self, node: int) -> None:
+        """Recompute a node: its values are not held up to here, what it reads is."""
+        schedule, stage = self.schedule, self.stage
+        key = stage * schedule.step + node
+        self.nodes.append(node)
+        for value, size in schedule.outs[node]:
+            since = self.longer.pop(value, -1)
+            if since < 0:
+                since = self.search._read_before(value, node, key) // schedule.step
+            self.level[since + 1 : stage] -= size
+        for value, size, producer in schedule.ins[node]:
+            if value in self.longer or producer in self.nodes:
+                continue
+            last = schedule.last_read(value, producer, key)[1]
+            since = last // schedule.step
+            if since < stage:
+                self.longer[value] = since
+                self.level[since + 1 : stage] += size
+
+    def _grow(self, node: int, after: float, depth: int) -> float:
+        """Recompute inputs of a node as well where that lowers the excess further."""
+        if depth == 0:
+            return after
+        search = self.search
+        for value, _, producer in self.schedule.ins[node]:
+            if self.links == 0:
+                break
+            since = self.longer.get(value)
+            if since is None or not search._may_run[producer]:
+                continue
+            if producer in self.schedule.stages[self.stage] or not (self.level[since+1:] > 0).any():
+                continue
+            self.links -= 1
+            kept = self.level.copy(), self.nodes[:], dict(self.longer)
+            self._take(producer)
+            lower = self._grow(producer, self._excess(), depth - 1)
+            if lower < after:
+                after = lower
+            else:
+                search.work += len(self.nodes) - len(kept[1])
+                self.level, self.nodes, self.longer = kept
+        return after

@@ -61,7 +61,7 @@ def test_never_dearer_than_keeping_block_inputs():
     forward = forward_of(problem, Schedule(problem))
     for gone in rules(problem, forward, (1, 3, 6)):
         schedule = Schedule(problem)
-        for stage, node in runs_of(problem, forward, gone):
+        for stage, node in runs_of(problem, [forward.turn], [gone]):
             schedule.add(node, stage)
         rule = simulate(problem, schedule.order())
         if rule.peak_bytes >= peak_of(problem):
