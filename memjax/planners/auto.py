@@ -50,7 +50,10 @@ SEGMENTS = (1, 2, 4, 6, 9, 13, 17, 25, 33, 49, 65, 97)
 Outcome = tuple[float, list[Run]]
 """A score of the search, and the recomputations that have it."""
 
+REPAIR = 5_000  # changes after which bringing a start within the budget is put off
 MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs room as well
+
+FEW_MARGINS = (1.0, 0.95)
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ class AutoPlanner(Planner):
         tried: list[Outcome] = []
         for _, runs in pool[: self.starts]:
             search.go_to(runs)
+            if search.excess() > 0 and search.recreate(0.0, 6 * REPAIR):
+                search.prune(search.dearest(search.runs(), per_byte=True))
             search.improve(work // 4)
             tried.append((search.score(), search.runs()))
             if self._is_enough(problem, tried, bound):
@@ -144,14 +149,14 @@ class AutoPlanner(Planner):
     def _allowed(self, problem: Problem) -> int:
         """A change costs time that grows with the number of stages it spans."""
         count = len(problem.nodes)
-        return int(min(self.work, 800 * count) / (1 + count / 500))
+        return int(min(self.work, 800 * count) / (1 + count / 1000))
 
     def _outcomes(self, search: Search, starts: list[list[Run]]) -> list[Outcome]:
         """Scores of starts that were brought within the budget, and their runs."""
         outcomes: list[Outcome] = []
         for runs in starts:
             search.go_to(runs)
-            met = search.recreate(0.0)
+            met = search.recreate(0.0, REPAIR)
             repaired = search.runs()
             for per_byte in (True, False) if met else (True,):
                 search.go_to(repaired)
@@ -172,7 +177,7 @@ class AutoPlanner(Planner):
             if len(chosen) == len(stages):
                 break
             stages = chosen
-            higher, more, _ = self._relaxed(problem, search.budget, stages, MARGINS[::2])
+            higher, more, _ = self._relaxed(problem, search.budget, stages, FEW_MARGINS)
             bound = max(bound, higher)
             starts += more
             if more:

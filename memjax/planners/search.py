@@ -36,12 +36,14 @@ Run = tuple[int, int]
 TRIES = 16  # gaps tried exactly for each that is chosen; 6 and 24 are worse for the same work
 DEPTH = 3  # inputs of inputs that are tried with a gap
 LINKS = 4  # recomputations of inputs tried with each gap; 12 is worse for the same work
-LEAST = 0.1
+LEAST = 0.3
 MOST = 64
 REST = 30  # additions for which a stage that could not be helped is left alone
 APART = 3  # and how far apart they are
 EARLIER = 4  # of these, so many are tried in an earlier stage too; with 8 others are crowded out
 NOISE = 0.5  # spread of the random factor on a gap's rank; 0.25 and 1 are about as good
+AT_WORST = 0.5
+SIZES = (1, 1, 2, 2, 3, 4)
 HEAT = 0.3  # of annealing, in mean costs of a recomputation; 0.05 to 1 are about as good
 SAMPLE = 40  # recomputations whose inputs are looked at for further gaps
 
@@ -142,7 +144,7 @@ class Search:
         for key in sorted(target - present):
             self.add(divmod(key, step))
 
-    def recreate(self, noise: float, work: int = 60_000) -> bool:
+    def recreate(self, noise: float, work: int = 2_000) -> bool:
         """Add recomputations until the budget is met.
 
         Args:
@@ -323,13 +325,19 @@ class Search:
         return heat > 0 and self.random.random() < math.exp(-worse / heat)
 
     def _ruined(self, current: Sequence[Run]) -> list[Run]:
-        """One to four runs, close to each other in time or at random."""
-        size = min(len(current), self.random.choice((1, 1, 2, 2, 3, 4)))
+        """One to four runs, close in time or at random; more where the budget is not met."""
+        over = self.schedule.peaks - self.budget
+        worst = int(over.argmax())
+        if over[worst] > 0 and self.random.random() < AT_WORST:
+            near = [run for run in current if abs(run[0] - worst) <= APART]
+            if near:
+                return self.random.sample(near, self.random.randint((len(near) + 1) // 2, len(near)))
+        size = min(len(current), self.random.choice(SIZES))
         if self.random.random() < 0.5:
             return self.random.sample(current, size)
         centre = self.random.randrange(len(current))
-        low = max(0, min(centre - 4, len(current) - 8))
-        return self.random.sample(current[low : low + 8], size)
+        low = max(0, min(centre - size, len(current) - 2 * size))
+        return self.random.sample(current[low : low + 2 * size], size)
 
     def _to_prune(self, before: Sequence[Run]) -> list[Run]:
         """The new runs, and some of the old ones, dearest first."""
