@@ -67,6 +67,9 @@ class AutoPlanner(Planner):
         starts: how many rules are pruned to the budget.
         seed: of the search's randomness.
         enough: the search ends early at this overhead above the bound, as a share.
+        bound_columns: variables of the relaxations at several stages; they are left out
+            where one stage takes a quarter of these.
+        margins: shares of the budget for the relaxation at the turn.
     """
 
     name: ClassVar[str] = "auto"
@@ -76,6 +79,7 @@ class AutoPlanner(Planner):
     seed: int = 0
     enough: float = 2e-4
     bound_columns: int = 12_000
+    margins: tuple[float, ...] = MARGINS
 
     def solve(
         self, problem: Problem, budget_bytes: int, hints: Sequence[Solution] = ()
@@ -105,7 +109,7 @@ class AutoPlanner(Planner):
         """Bring the search to the best schedule found; returns the bound."""
         peaks = search.schedule.peaks.copy()
         forward = forward_of(problem, search.schedule)
-        bound, starts, size = self._relaxed(problem, search.budget, [forward.turn], MARGINS)
+        bound, starts, size = self._relaxed(problem, search.budget, [forward.turn], self.margins)
         pool = self._outcomes(search, [*hinted, *starts])
         if self._is_enough(problem, pool, bound):
             search.go_to(pool[0][1])

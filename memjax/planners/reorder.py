@@ -27,7 +27,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from random import Random
 from typing import ClassVar
 
 import numpy as np
@@ -50,7 +49,8 @@ class ReorderPlanner(Planner):
         starts: of the first annealings: the target as a share of the budget, and the heat
             in mean bytes of a value. Cold ones stay in the valley of the problem's order.
         tries: of the orders that came out, so many are planned at.
-        turns: how often step 3 is done, less for large problems.
+        turns: how often step 3 is done at most.
+        patience: turns in a row without a gain after which it is over.
         work: changes that the search may make in each turn, fewer for large problems.
         seed: of all randomness.
     """
@@ -65,45 +65,69 @@ class ReorderPlanner(Planner):
         (0.95, 4.0),
         (1.05, 8.0),
     )
-    tries: int = 3
-    turns: int = 8
+    tries: int = 5
+    turns: int = 24
+    patience: int = 3
     work: int = 20_000
     seed: int = 0
 
     def solve(self, problem: Problem, budget_bytes: int) -> Solution:
         """See `Planner.solve`."""
-        plain = AutoPlanner(rounds=2, seed=self.seed).solve(problem, budget_bytes)
-        best = _Attempt.of(problem, budget_bytes, plain.order)
-        work = int(self.work / (1 + len(problem.nodes) / 500))
-        orders = self._orders(problem, budget_bytes) if best.score > 0 else []
-        for order in orders[: self.tries]:
-            quick = AutoPlanner(work=work, rounds=1, starts=0, seed=self.seed)
-            inner = quick.solve(_permuted(problem, order), budget_bytes)
-            best = best.or_of(problem, budget_bytes, [order[i] for i in inner.order])
-            if best.score <= 0:
-                break
-        for turn in range(round(self.turns / (1 + len(problem.nodes) / 1000))):
-            if best.score > 0:
-                found = self._turn(problem, budget_bytes, best.order, turn, work)
-                best = best.or_of(problem, budget_bytes, found)
+        identity = tuple(range(len(problem.nodes)))
+        best = _Attempt.of(problem, budget_bytes, identity)
+        if best.score > 0 and budget_bytes >= problem.single_node_floor_bytes:
+            best = self._searched(problem, budget_bytes, best)
+        elif best.score > 0:
+            plain = AutoPlanner(seed=self.seed).solve(problem, budget_bytes)
+            best = best.or_of(problem, budget_bytes, plain.order)
         return Solution(
             tuple(best.order),
             self.name,
             met=best.met,
             bound_cost=problem.total_cost,
-            iterations=plain.iterations,
             reordered=best.reordered,
         )
 
+    def _searched(self, problem: Problem, budget: int, best: _Attempt) -> _Attempt:
+        """The three steps, until a schedule costs nothing or turns stop helping."""
+        orders = self._orders(problem, budget)
+        for order in orders:
+            best = best.or_of(problem, budget, order)
+        if best.score <= 0:
+            return best
+        count = len(problem.nodes)
+        work = int(min(self.work, 150 * count) / (1 + count / 500))
+        quick = AutoPlanner(
+            work=4 * work, rounds=0, starts=2, bound_columns=0, margins=(1.0, 0.9), seed=self.seed
+        )
+        plain = _Attempt.of(problem, budget, quick.solve(problem, budget).order)
+        for order in orders[: round(self.tries / (1 + count / 1000))]:
+            inner = quick.solve(_permuted(problem, order), budget)
+            best = best.or_of(problem, budget, [order[i] for i in inner.order])
+        if plain.score < 2 * best.score:
+            full = AutoPlanner(rounds=2, seed=self.seed).solve(problem, budget)
+            best = best.or_of(problem, budget, plain.order).or_of(problem, budget, full.order)
+        stalled, print_turns = 0, []
+        for turn in range(self.turns):
+            if best.score <= 0 or stalled == self.patience * (1 if best.met else 2):
+                break
+            after = best.or_of(problem, budget, self._turn(problem, budget, best.order, turn, work))
+            stalled = 0 if after.score < 0.99 * best.score else stalled + 1
+            best = after; print_turns.append(round(100*best.score/problem.total_cost,3))
+        print(print_turns)
+        return best
+
     def _orders(self, problem: Problem, budget: int) -> list[list[int]]:
         """The outcomes of step 1, those with the least excess first."""
-        found = []
+        found: list[tuple[int, list[int]]] = []
+        moves = min(self.moves, 1000 + 15 * len(problem.nodes))
         for target, heat in self.starts:
-            orders = Orders(problem)
-            found.append(orders.anneal(int(target * budget), self.moves, heat, Random(self.seed)))
-            if _excess(_permuted(problem, found[-1]), budget) == 0:
+            order = Orders(problem).anneal(int(target * budget), moves, heat, self.seed)
+            found.append((_excess(_permuted(problem, order), budget), order))
+            if found[-1][0] == 0:
                 break
-        return sorted(found, key=lambda order: _excess(_permuted(problem, order), budget))
+        found.sort()
+        return [order for index, (_, order) in enumerate(found) if order not in [o for _, o in found[:index]]]
 
     def _turn(
         self, problem: Problem, budget: int, order: Sequence[int], turn: int, work: int
@@ -111,8 +135,8 @@ class ReorderPlanner(Planner):
         """Step 3 once, from a schedule to a schedule."""
         expanded, edges = _expanded(problem, order)
         target = int(budget * (0.98, 0.95, 0.9, 0.85)[turn % 4])
-        random = Random(self.seed + turn)
-        runs = Orders(expanded, edges).anneal(target, self.moves // 2, 1.0, random)
+        moves = min(self.moves // 2, 500 + 8 * len(expanded.nodes))
+        runs = Orders(expanded, edges).anneal(target, moves, 1.0, self.seed + turn)
         moved = [order[i] for i in runs]
         first = list(dict.fromkeys(moved))
         place = {node: index for index, node in enumerate(first)}
