@@ -4,9 +4,9 @@ In: sizes and a seed. Out: `memjax.problem.Problem`.
 
 `random_layered` draws graphs of the kind that Moccasin publishes (Bartan et al., 2023,
 after Gagrani et al., *Neural topological ordering*, 2022): layers of nodes, edges mostly
-between neighbours in layers close by, some from far away. `train_step` draws a forward chain with skips, and
-its backward. `gpt` is the shape of a transformer's train step, with the sizes and costs of
-its operations.
+between neighbours in layers close by, some from far away. `train_step` draws a forward chain
+with skips, and its backward. `gpt` is the shape of a transformer's train step, with the sizes
+and costs of its operations.
 """
 
 from __future__ import annotations

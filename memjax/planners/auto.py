@@ -40,6 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memjax.planners.base import Planner
+from memjax.planners.exact import ExactPlanner
 from memjax.planners.incremental import Schedule
 from memjax.planners.relaxation import relax
 from memjax.planners.search import Run, Search
@@ -54,6 +55,7 @@ REPAIR = 5_000  # changes after which bringing a start within the budget is put 
 MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs room as well
 
 FEW_MARGINS = (1.0, 0.95)
+SMALL = 20  # nodes: some hundred milliseconds of the exact planner
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class AutoPlanner(Planner):
         search = Search(schedule, budget_bytes, self.seed)
         hinted = [Schedule.runs_in(hint.order) for hint in hints]
         bound = self._plan(problem, search, hinted)
+        if 0 < budget_bytes < int(schedule.peaks.max()) and bound < math.inf:
+            self._missed(problem, search)
         return Solution(
             schedule.order(),
             self.name,
@@ -104,6 +108,25 @@ class AutoPlanner(Planner):
             bound_cost=problem.total_cost + bound,
             iterations=search.work,
         )
+
+    def _missed(self, problem: Problem, search: Search) -> None:
+        """Where the budget was missed: start from the lowest peak that is found for none.
+
+        A small problem is left to the exact planner.
+        """
+        if len(problem.nodes) <= SMALL:
+            exact = ExactPlanner(branches=1_000).solve(problem, search.budget)
+            if exact.met:
+                search.go_to(Schedule.runs_in(exact.order))
+                return
+        lowest = Schedule.runs_in(self.solve(problem, 0).order)
+        missed = search.score(), search.runs()
+        search.go_to(lowest)
+        if search.excess() == 0:
+            search.prune(search.dearest(search.runs()))
+            search.improve(self._allowed(problem))
+        if search.score() > missed[0]:
+            search.go_to(missed[1])
 
     def _plan(self, problem: Problem, search: Search, hinted: list[list[Run]]) -> float:
         """Bring the search to the best schedule found; returns the bound."""
@@ -114,8 +137,10 @@ class AutoPlanner(Planner):
         if self._is_enough(problem, pool, bound):
             search.go_to(pool[0][1])
             return bound
-        higher, more = self._at_several(problem, search, peaks, size)
-        bound = max(bound, higher)
+        more: list[list[Run]] = []
+        if bound < math.inf:
+            higher, more = self._at_several(problem, search, peaks, size)
+            bound = max(bound, higher)
         pool += self._outcomes(search, [[], *more])
         pool += self._outcomes(search, self._rules(problem, forward, search, pool))
         self._improve(problem, search, pool, bound)
@@ -126,14 +151,12 @@ class AutoPlanner(Planner):
         share = self.enough * (1 + len(problem.nodes) / 500)  # the search costs time that grows
         return bool(pool) and pool[0][0] <= bound + share * problem.total_cost
 
-    def _improve(
-        self, problem: Problem, search: Search, pool: list[Outcome], bound: float
-    ) -> None:
+    def _improve(self, problem: Problem, search: Search, pool: list[Outcome], bound: float) -> None:
         """Search a little from the best starts, then in rounds from the best outcome."""
         work = self._allowed(problem)
         pool = list({tuple(runs): (score, runs) for score, runs in sorted(pool)}.values())
         tried: list[Outcome] = []
-        for _, runs in pool[: self.starts]:
+        for _, runs in pool[: self.starts if bound < math.inf else 1]:
             search.go_to(runs)
             if search.excess() > 0 and search.recreate(0.0, 6 * REPAIR):
                 search.prune(search.dearest(search.runs(), per_byte=True))

@@ -25,6 +25,7 @@ keep their order among themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -58,14 +59,14 @@ class ReorderPlanner(Planner):
     name: ClassVar[str] = "reorder"
     moves: int = 15_000
     starts: tuple[tuple[float, float], ...] = (
-        (1.0, 1.0),
-        (1.0, 8.0),
-        (0.95, 8.0),
         (1.0, 16.0),
+        (0.95, 8.0),
+        (0.95, 16.0),
+        (1.0, 32.0),
         (0.95, 4.0),
-        (1.05, 8.0),
+        (0.9, 8.0),
     )
-    tries: int = 5
+    tries: int = 6
     turns: int = 24
     patience: int = 3
     work: int = 20_000
@@ -74,17 +75,17 @@ class ReorderPlanner(Planner):
     def solve(self, problem: Problem, budget_bytes: int) -> Solution:
         """See `Planner.solve`."""
         identity = tuple(range(len(problem.nodes)))
-        best = _Attempt.of(problem, budget_bytes, identity)
-        if best.score > 0 and budget_bytes >= problem.single_node_floor_bytes:
-            best = self._searched(problem, budget_bytes, best)
+        best, bound = _Attempt.of(problem, budget_bytes, identity), problem.total_cost
+        if budget_bytes < problem.single_node_floor_bytes:
+            lowest = AutoPlanner(seed=self.seed).solve(problem, budget_bytes)
+            best, bound = _Attempt.of(problem, budget_bytes, lowest.order), math.inf
         elif best.score > 0:
-            plain = AutoPlanner(seed=self.seed).solve(problem, budget_bytes)
-            best = best.or_of(problem, budget_bytes, plain.order)
+            best = self._searched(problem, budget_bytes, best)
         return Solution(
             tuple(best.order),
             self.name,
             met=best.met,
-            bound_cost=problem.total_cost,
+            bound_cost=bound,
             reordered=best.reordered,
         )
 
@@ -107,14 +108,13 @@ class ReorderPlanner(Planner):
         if plain.score < 2 * best.score:
             full = AutoPlanner(rounds=2, seed=self.seed).solve(problem, budget)
             best = best.or_of(problem, budget, plain.order).or_of(problem, budget, full.order)
-        stalled, print_turns = 0, []
+        stalled = 0
         for turn in range(self.turns):
             if best.score <= 0 or stalled == self.patience * (1 if best.met else 2):
                 break
             after = best.or_of(problem, budget, self._turn(problem, budget, best.order, turn, work))
             stalled = 0 if after.score < 0.99 * best.score else stalled + 1
-            best = after; print_turns.append(round(100*best.score/problem.total_cost,3))
-        print(print_turns)
+            best = after
         return best
 
     def _orders(self, problem: Problem, budget: int) -> list[list[int]]:
@@ -127,7 +127,11 @@ class ReorderPlanner(Planner):
             if found[-1][0] == 0:
                 break
         found.sort()
-        return [order for index, (_, order) in enumerate(found) if order not in [o for _, o in found[:index]]]
+        return [
+            order
+            for index, (_, order) in enumerate(found)
+            if order not in [o for _, o in found[:index]]
+        ]
 
     def _turn(
         self, problem: Problem, budget: int, order: Sequence[int], turn: int, work: int

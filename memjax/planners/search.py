@@ -205,7 +205,9 @@ class Search:
         ranked += self._gaps_of_extra(stage, sums, counts, noise)
         ranked.sort()
         late = list(dict.fromkeys(run for _, run in ranked))[:MOST]
-        few = [run for run in map(self._earlier, late[: EARLIER if noise else 0]) if run is not None]
+        few = [
+            run for run in map(self._earlier, late[: EARLIER if noise else 0]) if run is not None
+        ]
         more = [run for run in map(self._earlier, late) if run is not None]
         first = TRIES - len(few)
         return list(dict.fromkeys([*late[:first], *few, *late[first:], *more]))
@@ -331,7 +333,9 @@ class Search:
         if over[worst] > 0 and self.random.random() < AT_WORST:
             near = [run for run in current if abs(run[0] - worst) <= APART]
             if near:
-                return self.random.sample(near, self.random.randint((len(near) + 1) // 2, len(near)))
+                return self.random.sample(
+                    near, self.random.randint((len(near) + 1) // 2, len(near))
+                )
         size = min(len(current), self.random.choice(SIZES))
         if self.random.random() < 0.5:
             return self.random.sample(current, size)
@@ -406,7 +410,10 @@ class _Chain:
             since = self.longer.get(value)
             if since is None or not search._may_run[producer]:
                 continue
-            if producer in self.schedule.stages[self.stage] or not (self.level[since+1:] > 0).any():
+            if (
+                producer in self.schedule.stages[self.stage]
+                or not (self.level[since + 1 :] > 0).any()
+            ):
                 continue
             self.links -= 1
             kept = self.level.copy(), self.nodes[:], dict(self.longer)
