@@ -80,7 +80,7 @@ class AutoPlanner(Planner):
     starts: int = 3
     seed: int = 0
     enough: float = 2e-4
-    bound_columns: int = 12_000
+    bound_columns: int = 18_000
     margins: tuple[float, ...] = MARGINS
 
     def solve(
@@ -204,7 +204,8 @@ class AutoPlanner(Planner):
             if len(chosen) == len(stages):
                 break
             stages = chosen
-            higher, more, _ = self._relaxed(problem, search.budget, stages, FEW_MARGINS)
+            margins = FEW_MARGINS if len(stages) * size < self.bound_columns // 3 else (1.0,)
+            higher, more, _ = self._relaxed(problem, search.budget, stages, margins)
             bound = max(bound, higher)
             starts += more
             if more:
