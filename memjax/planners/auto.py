@@ -55,6 +55,7 @@ REPAIR = 5_000  # changes after which bringing a start within the budget is put 
 MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs room as well
 
 FEW_MARGINS = (1.0, 0.95)
+STEPS = 16  # of budgets on the way to one that is hard to meet
 SMALL = 20  # nodes: some hundred milliseconds of the exact planner
 
 
@@ -143,8 +144,21 @@ class AutoPlanner(Planner):
             bound = max(bound, higher)
         pool += self._outcomes(search, [[], *more])
         pool += self._outcomes(search, self._rules(problem, forward, search, pool))
+        search.go_to(min(pool)[1])
+        if search.excess() > 0 and bound < math.inf:
+            pool.append(self._gradually(search, int(peaks.max())))
         self._improve(problem, search, pool, bound)
         return bound
+
+    def _gradually(self, search: Search, peak_bytes: int) -> Outcome:
+        """The plain schedule, brought to smaller and smaller budgets down to the search's own."""
+        budget = search.budget
+        search.go_to([])
+        for step in range(1, STEPS + 1):
+            search.budget = peak_bytes + (budget - peak_bytes) * step // STEPS
+            if search.recreate(0.0, 2 * REPAIR):
+                search.prune(search.dearest(search.runs()))
+        return search.score(), search.runs()
 
     def _is_enough(self, problem: Problem, pool: list[Outcome], bound: float) -> bool:
         pool.sort()
