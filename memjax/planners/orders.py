@@ -9,8 +9,9 @@ A node that moves from position `p` to `q` changes only what is held between the
 - an input of it that no other node reads after some position `l` is held by the nodes past
   `l` that it passes, as long as it lies behind them.
 
-So a move costs time linear in its length, in numpy. Li et al., *FastSA* (2023), move single
-nodes too.
+So the changes of all moves of a node are one cumulative sum over its window, in numpy, and
+the position is drawn from all of them at once, as annealing at equilibrium would (a heat bath;
+the draw is by the Gumbel trick). Li et al., *FastSA* (2023), move single nodes too.
 
 Not handled: what in-place runs save, so that orders are judged a little too high here.
 """

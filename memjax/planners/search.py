@@ -6,11 +6,13 @@ The *excess* of a schedule is the sum over stages of the bytes above the budget.
 of the search (Schrimpf et al., *Record breaking optimization results using the ruin and
 recreate principle*, 2000):
 
-1. ruin: remove one to four recomputations, close to each other in time or at random;
+1. ruin: remove one to four recomputations, close to each other in time or at random; where
+   the budget is not met, often most of those close to the highest stage;
 2. recreate: while a stage is above the budget, take the highest one, rank the idle gaps
-   that span it by cost over excess saved (with noise), try the best few exactly, and keep
-   the best. A try recomputes the inputs of a recomputation too where that saves more than
-   holding them (`_try_run`), so that chains appear at once and not link by link;
+   that span it by cost over excess saved (with noise), look closer at the best few, and add
+   the best. A recomputation's inputs are recomputed too where that saves more than holding
+   them (`memjax.planners.chains`), so that chains appear at once and not link by link. A
+   stage that cannot be helped rests for a while;
 3. prune: remove recomputations that the budget does not need;
 4. accept the outcome as annealing would (Li et al., *FastSA*, 2023, anneal over single
    additions and removals).
@@ -28,22 +30,21 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
+from memjax.planners.chains import Chain
 from memjax.planners.incremental import Schedule
 
 Run = tuple[int, int]
 """(stage, node) of a recomputation."""
 
-TRIES = 16  # gaps tried exactly for each that is chosen; 6 and 24 are worse for the same work
-DEPTH = 3  # inputs of inputs that are tried with a gap
-LINKS = 4  # recomputations of inputs tried with each gap; 12 is worse for the same work
-LEAST = 0.3
-MOST = 64
-REST = 30  # additions for which a stage that could not be helped is left alone
-APART = 3  # and how far apart they are
+TRIES = 16  # gaps looked at closer before one is chosen; 4 and 8 are about as good
+MOST = 64  # the same where none of the first helps
+LEAST = 0.3  # of what a gap saves by itself is believed, whatever its inputs add; 0.1 is worse
+REST = 30  # additions for which a stage that could not be helped is left alone; 10 is slower
+APART = 3  # stages on either side of it that rest, too, or are ruined with it
 EARLIER = 4  # of these, so many are tried in an earlier stage too; with 8 others are crowded out
 NOISE = 0.5  # spread of the random factor on a gap's rank; 0.25 and 1 are about as good
-AT_WORST = 0.5
-SIZES = (1, 1, 2, 2, 3, 4)
+AT_WORST = 0.5  # chance to ruin at the highest stage where the budget is not met; 0 is worse
+SIZES = (1, 1, 2, 2, 3, 4)  # of a ruin; up to 8 or 16 at once is worse
 HEAT = 0.3  # of annealing, in mean costs of a recomputation; 0.05 to 1 are about as good
 SAMPLE = 40  # recomputations whose inputs are looked at for further gaps
 
@@ -181,7 +182,7 @@ class Search:
         for first in range(0, len(ranked), TRIES):
             chains: list[tuple[float, list[Run]]] = []
             for run in ranked[first : first + TRIES]:
-                chain, after = _Chain(self, run, level).grown()
+                chain, after = self._chain(run, level)
                 after += float(over[run[0] :].sum())
                 if after < before:
                     cost = sum(self.schedule.costs[node] for _, node in chain) + 1e-9 * self.plain
@@ -196,6 +197,13 @@ class Search:
                 for one in reversed(chain):
                     self.remove(one)
         return False
+
+    def _chain(self, run: Run, level: NDArray[np.int64]) -> tuple[list[Run], float]:
+        """A recomputation with those of its inputs, and the excess before its stage."""
+        chain = Chain(self.schedule, run, level)
+        after = chain.grow()
+        self.work += chain.work
+        return [(run[0], node) for node in chain.nodes], after
 
     def _candidates(self, stage: int, over: NDArray[np.int64], noise: float) -> list[Run]:
         """The idle gaps that span a stage and promise most for their cost."""
@@ -217,7 +225,7 @@ class Search:
         stage, node = run
         key = stage * self.schedule.step + node
         reads = [
-            self._read_before(value, producer, key) // self.schedule.step
+            self.schedule.read_before(value, producer, key) // self.schedule.step
             for value, _, producer in self.schedule.ins[node]
         ]
         latest = max(reads, default=0)
@@ -264,7 +272,7 @@ class Search:
             for value, size, producer in schedule.ins[node]:
                 if not self._may_run[producer] or producer in schedule.stages[target]:
                     continue
-                since = self._read_before(value, producer, key) // schedule.step
+                since = self.schedule.read_before(value, producer, key) // schedule.step
                 if since >= stage:
                     continue
                 spanned = int(counts[target] - counts[since + 1])
@@ -273,13 +281,6 @@ class Search:
                 cost = schedule.costs[producer] + 1e-9 * self.plain
                 ranked.append((factor * cost / max(saved, 1e-9), (target, producer)))
         return ranked
-
-    def _read_before(self, value: int, producer: int, key: int) -> int:
-        """The key of the last read before `key` of the copy read there, or of its start."""
-        runs, uses = self.schedule.runs[producer], self.schedule.uses[value]
-        here = bisect_left(uses, key)
-        start = runs[bisect_left(runs, key) - 1]
-        return max(start, uses[here - 1]) if here else start
 
     def prune(self, runs: Sequence[Run]) -> None:
         """Remove, in this order, each run without which the budget is still met."""
@@ -351,77 +352,3 @@ class Search:
         old = set(before)
         new = [run for run in runs if run not in old]
         return self.dearest({*new, *self.random.sample(runs, SAMPLE // 2)})
-
-
-class _Chain:
-    """A recomputation and those of its inputs, and what they would do to the bytes.
-
-    Only whole stages before the recomputation are looked at; what its own stage holds is
-    seen when the chain is added.
-    """
-
-    def __init__(self, search: Search, run: Run, level: NDArray[np.int64]) -> None:
-        """`level` is the bytes of each stage above the budget, below zero where it is met."""
-        self.search = search
-        self.schedule = search.schedule
-        self.stage, self.node = run
-        self.level = level[: self.stage].copy()
-        self.nodes: list[int] = []
-        self.longer: dict[int, int] = {}
-        self.links = LINKS
-
-    def grown(self) -> tuple[list[Run], float]:
-        """The runs, in an order in which each is of use, and the excess of earlier stages."""
-        self._take(self.node)
-        after = self._grow(self.node, self._excess(), DEPTH)
-        self.search.work += len(self.nodes)
-        return [(self.stage, node) for node in self.nodes], after
-
-    def _excess(self) -> float:
-        return float(np.maximum(self.level, 0).sum())
-
-    def _take(self, node: int) -> None:
-        """Recompute a node: its values are not held up to here, what it reads is."""
-        schedule, stage = self.schedule, self.stage
-        key = stage * schedule.step + node
-        self.nodes.append(node)
-        for value, size in schedule.outs[node]:
-            since = self.longer.pop(value, -1)
-            if since < 0:
-                since = self.search._read_before(value, node, key) // schedule.step
-            self.level[since + 1 : stage] -= size
-        for value, size, producer in schedule.ins[node]:
-            if value in self.longer or producer in self.nodes:
-                continue
-            last = schedule.last_read(value, producer, key)[1]
-            since = last // schedule.step
-            if since < stage:
-                self.longer[value] = since
-                self.level[since + 1 : stage] += size
-
-    def _grow(self, node: int, after: float, depth: int) -> float:
-        """Recompute inputs of a node as well where that lowers the excess further."""
-        if depth == 0:
-            return after
-        search = self.search
-        for value, _, producer in self.schedule.ins[node]:
-            if self.links == 0:
-                break
-            since = self.longer.get(value)
-            if since is None or not search._may_run[producer]:
-                continue
-            if (
-                producer in self.schedule.stages[self.stage]
-                or not (self.level[since + 1 :] > 0).any()
-            ):
-                continue
-            self.links -= 1
-            kept = self.level.copy(), self.nodes[:], dict(self.longer)
-            self._take(producer)
-            lower = self._grow(producer, self._excess(), depth - 1)
-            if lower < after:
-                after = lower
-            else:
-                search.work += len(self.nodes) - len(kept[1])
-                self.level, self.nodes, self.longer = kept
-        return after
