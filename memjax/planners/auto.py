@@ -83,6 +83,7 @@ class AutoPlanner(Planner):
         bound_columns: variables of the relaxations at several stages; they are left out
             where one stage takes a quarter of these.
         margins: shares of the budget for the relaxation at the turn.
+        mend: whether step 5 is done.
     """
 
     name: ClassVar[str] = "auto"
@@ -93,6 +94,7 @@ class AutoPlanner(Planner):
     enough: float = 2e-4
     bound_columns: int = 18_000
     margins: tuple[float, ...] = MARGINS
+    mend: bool = True
 
     def solve(
         self, problem: Problem, budget_bytes: int, hints: Sequence[Solution] = ()
@@ -110,7 +112,8 @@ class AutoPlanner(Planner):
         search = Search(schedule, budget_bytes, self.seed)
         hinted = [Schedule.runs_in(hint.order) for hint in hints]
         bound = self._plan(problem, search, hinted)
-        if 0 < budget_bytes < int(schedule.peaks.max()) and bound < math.inf:
+        missed = 0 < budget_bytes < int(schedule.peaks.max()) and bound < math.inf
+        if missed and self.mend:
             self._missed(problem, search)
         return Solution(
             schedule.order(),

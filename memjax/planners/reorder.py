@@ -106,7 +106,13 @@ class ReorderPlanner(Planner):
         count = len(problem.nodes)
         work = int(min(self.work, 150 * count) / (1 + count / 500))
         quick = AutoPlanner(
-            work=4 * work, rounds=0, starts=2, bound_columns=0, margins=(1.0, 0.9), seed=self.seed
+            work=4 * work,
+            rounds=0,
+            starts=2,
+            bound_columns=0,
+            margins=(1.0, 0.9),
+            mend=False,
+            seed=self.seed,
         )
         plain = _Attempt.of(problem, budget, quick.solve(problem, budget).order)
         for order in orders[: round(self.tries / (1 + count / 1000))]:

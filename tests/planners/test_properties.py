@@ -27,7 +27,7 @@ from memjax.simulate import simulate
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 graphs = pytest.importorskip("graphs")
 
-QUICK = AutoPlanner(work=1_500, rounds=1)
+QUICK = AutoPlanner(work=1_500, rounds=1, mend=False)
 QUICK_FREE = ReorderPlanner(moves=300, starts=((1.0, 4.0),), turns=1, work=800)
 MANY = settings(
     max_examples=1_500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
