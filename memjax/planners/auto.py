@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -122,6 +122,10 @@ class AutoPlanner(Planner):
             bound_cost=problem.total_cost + bound,
             iterations=search.work,
         )
+
+    def quick(self) -> AutoPlanner:
+        """See `Planner.quick`."""
+        return replace(self, work=self.work // 10, rounds=1, starts=1, mend=False)
 
     def _missed(self, problem: Problem, search: Search) -> None:
         """Where the budget was missed: start from the lowest peak that is found for none.
