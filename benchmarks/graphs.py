@@ -4,9 +4,9 @@ In: sizes and a seed. Out: `memjax.problem.Problem`.
 
 `random_layered` draws graphs of the kind that Moccasin publishes (Bartan et al., 2023,
 after Gagrani et al., *Neural topological ordering*, 2022): layers of nodes, edges mostly
-from layers close by, some from far away. `train_step` draws a forward chain with skips, and
-its backward. `gpt` is the shape of a transformer's train step, with the sizes and costs of
-its operations.
+between neighbours in layers close by, some from far away. `train_step` draws a forward chain
+with skips, and its backward. `gpt` is the shape of a transformer's train step, with the sizes
+and costs of its operations.
 """
 
 from __future__ import annotations
@@ -19,44 +19,79 @@ import numpy as np
 from memjax.problem import Node, Problem
 
 
-def random_layered(nodes: int, seed: int, near: float = 0.2, far: float = 0.14) -> Problem:
-    """Layers of random width; a node reads the layer before it, and some from further back.
+def random_layered(nodes: int, seed: int) -> Problem:
+    """Layers of random width between one first and one last node; edges to nodes close by.
+
+    A node reads a few neighbouring nodes of the layer before it, at about its own place in
+    its layer, and sometimes one from further back. The order is depth first: of the nodes
+    whose inputs are there, one that became ready last runs next. Widths, numbers of inputs,
+    bytes and costs are drawn like those of the published graphs of 100 and 250 nodes.
 
     Args:
         nodes: how many.
         seed: of the draw.
-        near: the chance of an edge from each node of the layer before.
-        far: twice the mean number of edges from further back, for each node of the layer
-            before; the closer a layer, the likelier.
     """
     rng = np.random.default_rng(seed)
-    width = nodes**0.5 * float(rng.uniform(0.6, 1.0))
-    layers: list[list[int]] = []
-    made: list[Node] = []
-    while len(made) < nodes:
-        size = max(1, min(round(width * float(rng.uniform(0.4, 1.6))), nodes - len(made)))
-        first = len(made)
-        for index in range(first, first + size):
-            inputs = _draw_inputs(rng, layers, near, far)
-            made.append(Node(float(rng.integers(0, 1000)), inputs, (index,), name=str(index)))
-        layers.append(list(range(first, first + size)))
-    value_bytes = tuple(int(b) * 10 + 10 for b in rng.geometric(1 / 210, nodes))
-    return Problem(tuple(made), value_bytes, name=f"random_layered_{nodes}_seed{seed}")
+    width = max(2.0, nodes**0.5 * float(rng.uniform(0.5, 0.85)))
+    layers = [[0]]
+    count = 1
+    while count < nodes - 1:
+        size = max(1, min(round(width * float(rng.uniform(0.2, 1.8))), nodes - 1 - count))
+        layers.append(list(range(count, count + size)))
+        count += size
+    if nodes > 1:
+        layers.append([nodes - 1])
+    inputs = _draw_edges(rng, layers)
+    small = rng.random(nodes) < 0.55
+    drawn = np.where(small, rng.normal(750, 600, nodes), rng.normal(3400, 1500, nodes))
+    value_bytes = [10 + 10 * int(abs(b) / 10) for b in drawn]
+    costs = [0.0, *(float(c) for c in rng.integers(0, 1000, nodes - 1))]
+    order = _depth_first(inputs)
+    place = {node: index for index, node in enumerate(order)}
+    made = tuple(
+        Node(costs[node], tuple(sorted(place[i] for i in inputs[node])), (index,), name=str(index))
+        for index, node in enumerate(order)
+    )
+    name = f"random_layered_{nodes}_seed{seed}"
+    return Problem(made, tuple(value_bytes[node] for node in order), name=name)
 
 
-def _draw_inputs(
-    rng: np.random.Generator, layers: Sequence[Sequence[int]], near: float, far: float
-) -> tuple[int, ...]:
-    if not layers:
-        return ()
-    before = layers[-1]
-    chosen = {index for index in before if rng.random() < near}
-    chosen.add(before[int(rng.integers(0, len(before)))])
-    for _ in range(int(rng.binomial(len(before), far / 2))):
-        back = 1 + int(rng.geometric(3 / (len(layers) + 3)))
-        layer = layers[max(0, len(layers) - back)]
-        chosen.add(layer[int(rng.integers(0, len(layer)))])
-    return tuple(sorted(chosen))
+def _draw_edges(rng: np.random.Generator, layers: Sequence[Sequence[int]]) -> list[set[int]]:
+    """The inputs of each node; every node but the last has a reader."""
+    inputs: list[set[int]] = [set() for layer in layers for _ in layer]
+    for level in range(1, len(layers)):
+        before, layer = layers[level - 1], layers[level]
+        for index, node in enumerate(layer):
+            centre = (index + float(rng.uniform(0, 1))) / len(layer) * len(before)
+            reach = 1.05 * len(before) ** 0.53 * float(rng.uniform(0.4, 1.6))
+            low = max(0, min(round(centre - reach / 2), len(before) - 1))
+            high = max(low + 1, round(centre + reach / 2))
+            inputs[node].update(before[low:high])
+            for _ in range(int(rng.poisson(0.08 * reach + 0.25)) if level > 1 else 0):
+                back = min(level, 1 + int(rng.geometric(0.15)))
+                inputs[node].add(int(rng.choice(layers[level - back])))
+        read = set().union(*(inputs[node] for node in layer))
+        for index, node in enumerate(before):
+            if node not in read:
+                inputs[layer[index * len(layer) // len(before)]].add(node)
+    return inputs
+
+
+def _depth_first(inputs: Sequence[set[int]]) -> list[int]:
+    """A topological order in which the node that became ready last runs next."""
+    readers: list[list[int]] = [[] for _ in inputs]
+    for node, read in enumerate(inputs):
+        for index in sorted(read):
+            readers[index].append(node)
+    missing = [len(read) for read in inputs]
+    ready, order = [node for node, count in enumerate(missing) if not count], []
+    while ready:
+        order.append(ready.pop())
+        for reader in reversed(readers[order[-1]]):
+            missing[reader] -= 1
+            if not missing[reader]:
+                ready.append(reader)
+    return order
 
 
 @dataclass

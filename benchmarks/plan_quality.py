@@ -193,6 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--published", type=Path, help="a CSV of published overheads")
     options = parser.parse_args(arguments)
+    if options.planner == PLANNER_OF_FREE_ORDER:
+        options.modes = ["free"]
     rows = measure_all(_problems(options), options.budgets, options.modes, options.planner)
     if options.csv:
         write_csv(rows, options.csv)

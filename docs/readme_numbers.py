@@ -16,6 +16,17 @@ MIB = 2**20
 LOSSES = """Losses over 20 steps: the largest relative difference from plain `jax.jit`, and what
 starting one rounding away from the same state makes of plain `jax.jit` itself:"""
 
+PLANS = """Overhead of plans in % of the plain cost, with the budget as a share of the peak.
+Checkmate, Moccasin (both at fixed order) and FastSA (free order) are *as published*, rounded by
+their authors, on their machines. *Proven* is the bound that comes with our plan at fixed order.
+Seconds are ours, on one core of a machine with other work. The graphs with a seed in their names
+are drawn by `benchmarks/graphs.py` like the published random ones:"""
+PLANS_FIGURE = (
+    "![Overhead against budget for the four published graphs: memjax at fixed and free order, the "
+    "proven bound, and the published results.](benchmarks/results/plan_quality.png)"
+)
+SYSTEMS = ("Checkmate", "Moccasin", "FastSA")
+
 Row = dict[str, str]
 
 
@@ -112,13 +123,52 @@ def overheads(files: Sequence[Sequence[Row]]) -> list[str]:
     return table(header, lines)
 
 
+def plan_rows() -> list[Row]:
+    """Rows of `plan_quality`, published graphs first."""
+    paths = (RESULTS / "plan_quality.csv", RESULTS / "plan_quality_generated.csv")
+    return [row for path in paths for row in csv.DictReader(path.open(encoding="utf-8"))]
+
+
+def plans() -> list[str]:
+    """Overheads of plans, with the published ones beside them; a row a graph and budget."""
+    header = (
+        "graph, budget", "Checkmate", "Moccasin", "memjax, fixed", "proven", "s", "FastSA",
+        "memjax, free", "s",
+    )  # fmt: skip
+    published: dict[tuple[str, ...], str] = {}
+    with (RESULTS / "plan_quality_published.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            published[row["system"], row["graph"], row["budget"]] = row["overhead_percent"]
+    pairs: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in plan_rows():
+        pairs.setdefault((row["graph"], row["budget"]), {})[row["mode"]] = row
+    lines = []
+    for key, modes in pairs.items():
+        theirs = [published.get((system, *key), "") for system in SYSTEMS]
+        ours = [cell for mode in ("fixed", "free") for cell in plan_cells(modes.get(mode), mode)]
+        label = f"{key[0]}, {float(key[1]):.0%}"
+        lines.append((label, *theirs[:2], *ours[:3], theirs[2], *ours[3:]))
+    return table(header, lines)
+
+
+def plan_cells(row: Row | None, mode: str) -> list[str]:
+    """Overhead, bound (at fixed order) and seconds of a row; empty without one."""
+    if row is None:
+        return [""] * (3 if mode == "fixed" else 2)
+    missed = "no plan exists" if row["bound_percent"] == "inf" else "none found"
+    overhead = number(row["overhead_percent"], ".3f") if row["met"] == "True" else missed
+    proven = number(row["bound_percent"], ".3f").replace("inf", "")
+    bound = [proven] if mode == "fixed" else []
+    return [overhead, *bound, number(row["seconds"], ".1f")]
+
+
 def numbers() -> str:
     """Everything between the markers."""
     lines = [BEGIN, ""]
     for rows in read("gpt_budgets"):
         lines += budgets(rows)
     lines += [LOSSES, "", *losses(read("losses")), "", "A call, once compiled:", ""]
-    lines += [*overheads(read("call_overhead")), "", END]
+    lines += [*overheads(read("call_overhead")), "", PLANS, "", *plans(), "", PLANS_FIGURE, "", END]
     return "\n".join(lines)
 
 

@@ -127,11 +127,12 @@ class Problem:
     @property
     def single_node_floor_bytes(self) -> int:
         """A bound that no schedule beats: the node that needs most, alone with its operands."""
+        size = [b if self.producer[v] >= 0 else 0 for v, b in enumerate(self.value_bytes)]
 
         def need(node: Node) -> int:
-            inputs = sum(self.value_bytes[v] for v in node.inputs)
-            outputs = sum(self.value_bytes[v] for v in node.outputs)
-            reusable = sum(self.value_bytes[v] for v in node.in_place)
+            inputs = sum(size[v] for v in node.inputs)
+            outputs = sum(size[v] for v in node.outputs)
+            reusable = sum(size[v] for v in node.in_place)
             return max(inputs, inputs - reusable + outputs) + node.workspace_bytes
 
         return self.base_bytes + max((need(node) for node in self.nodes), default=0)

@@ -1,4 +1,4 @@
-"""The default planner: checkpoint rules and a relaxation to start from, then a local search.
+"""The default planner: relaxations and checkpoint rules to start from, then a local search.
 
 In: a `Problem` and a budget. Out: a `Solution`, and the same one in every process.
 
@@ -6,9 +6,14 @@ In: a `Problem` and a budget. Out: a `Solution`, and the same one in every proce
    few schedules: each for a share of the budget, as what is recomputed needs room too.
 2. They are repaired and pruned. If the best is at the bound, that is all: the usual case for
    train steps with budgets that one extra forward pass can reach.
-3. Otherwise checkpoint rules (`memjax.planners.seeds`) and the plain schedule compete too,
-   and the best is improved by ruin and recreate (`memjax.planners.search`).
-4. The bound is raised by the relaxation at several stages.
+3. Otherwise the relaxation is solved at more and more stages, those that the last one left
+   highest. Its bound is higher, and its rounding another start. The plain schedule and
+   checkpoint rules (`memjax.planners.seeds`) are starts as well, and where none meets the
+   budget, the plain schedule brought to smaller and smaller budgets.
+4. Ruin and recreate (`memjax.planners.search`) improves the best few a little, and the best
+   of the outcomes in rounds.
+5. Where the budget is still missed, a small problem goes to the exact planner, and a large one
+   starts from the lowest peak that is found for no budget at all.
 
 Tried, in per cent of overhead at 80 % of the peak for the published random layered graphs of
 100 and 250 nodes at fixed order, and at 40 % for a step of an 8-layer GPT of about 1,000 nodes
@@ -18,9 +23,14 @@ Tried, in per cent of overhead at 80 % of the peak for the published random laye
 - the same with chains of recomputations, pruned: 5.54; stuck; -
 - rules, pruned: -; -; 7.89, and 7.86 after 400,000 changes of ruin and recreate;
 - the relaxation, rounded and pruned: -; -; 7.441;
-- ruin and recreate with 16 gaps tried and 4 links: 2.296 (the optimum); 4.261 (three seeds:
-  4.261 to 4.266). With 12 links 4.73 to 5.06; with 6 gaps and 12 links 4.82 to 5.70; with
-  3 gaps 5.15 to 8.25.
+- the relaxation at up to 5 stages, rounded and pruned: 3.11; 4.47; -. Rounding what it holds
+  alone, not what it makes again too, asks for whole chains: over 100 % on 1,000 nodes;
+- the same as a whole-number program, by HiGHS: 20 s and more from 6 stages of 250 nodes on;
+- the relaxation at 4 stages again and again, each time on the schedule that the last one left:
+  4.3 at 250 nodes, 33 at 1,000 nodes, where adding one gap at a time comes to 13;
+- ruin and recreate with all starts: 2.296 (the optimum); 4.261. Each gap is ranked with what it
+  makes its inputs be held for: without that the search from the plain schedule is stuck at
+  1,000 nodes. Gaps tried on whole stages, not on the schedule: 4 times as many in the same time.
 
 Numba and OR-tools would make the search faster, but either adds a heavy dependency, and
 numba some seconds of compilation to the first plan; both are left out. Min-cut seeds are the
@@ -37,8 +47,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memjax.planners.base import Planner
+from memjax.planners.exact import ExactPlanner
 from memjax.planners.incremental import Schedule
 from memjax.planners.relaxation import relax
 from memjax.planners.search import Run, Search
@@ -46,7 +58,15 @@ from memjax.planners.seeds import Forward, forward_of, rules, runs_of
 from memjax.problem import Problem, Solution
 
 SEGMENTS = (1, 2, 4, 6, 9, 13, 17, 25, 33, 49, 65, 97)
+Outcome = tuple[float, list[Run]]
+"""A score of the search, and the recomputations that have it."""
+
+REPAIR = 5_000  # changes after which bringing a start within the budget is put off
 MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs room as well
+
+FEW_MARGINS = (1.0, 0.95)
+STEPS = 16  # of budgets on the way to one that is hard to meet
+SMALL = 20  # nodes: some hundred milliseconds of the exact planner
 
 
 @dataclass(frozen=True)
@@ -57,9 +77,13 @@ class AutoPlanner(Planner):
         work: changes of the schedule that a round of the search may make, less for large
             problems.
         rounds: of the search at most.
-        starts: how many rules are pruned to the budget.
+        starts: how many schedules the search starts from, and how many rules are pruned.
         seed: of the search's randomness.
         enough: the search ends early at this overhead above the bound, as a share.
+        bound_columns: variables of the relaxations at several stages; they are left out
+            where one stage takes a quarter of these.
+        margins: shares of the budget for the relaxation at the turn.
+        mend: whether step 5 is done.
     """
 
     name: ClassVar[str] = "auto"
@@ -68,7 +92,9 @@ class AutoPlanner(Planner):
     starts: int = 3
     seed: int = 0
     enough: float = 2e-4
-    bound_columns: int = 12_000
+    bound_columns: int = 18_000
+    margins: tuple[float, ...] = MARGINS
+    mend: bool = True
 
     def solve(
         self, problem: Problem, budget_bytes: int, hints: Sequence[Solution] = ()
@@ -83,13 +109,12 @@ class AutoPlanner(Planner):
         schedule = Schedule(problem)
         if not problem.nodes or int(schedule.peaks.max()) <= budget_bytes:
             return Solution.identity(problem, self.name)
-        peaks = schedule.peaks.copy()
         search = Search(schedule, budget_bytes, self.seed)
         hinted = [Schedule.runs_in(hint.order) for hint in hints]
-        bound = self._start(problem, search, hinted)
-        if search.score() > bound + self.enough * problem.total_cost:
-            self._improve(search, self._allowed(problem), self.rounds if bound < math.inf else 1)
-            bound = max(bound, self._bound(problem, budget_bytes, peaks))
+        bound = self._plan(problem, search, hinted)
+        missed = 0 < budget_bytes < int(schedule.peaks.max()) and bound < math.inf
+        if missed and self.mend:
+            self._missed(problem, search)
         return Solution(
             schedule.order(),
             self.name,
@@ -100,81 +125,167 @@ class AutoPlanner(Planner):
 
     def quick(self) -> AutoPlanner:
         """See `Planner.quick`."""
-        return replace(self, work=self.work // 10, rounds=1)
+        return replace(self, work=self.work // 10, rounds=1, starts=1, mend=False)
 
-    def _improve(self, search: Search, work: int, rounds: int) -> None:
-        """Search in rounds, as long as a round gains a hundredth."""
-        for _ in range(rounds):
+    def _missed(self, problem: Problem, search: Search) -> None:
+        """Where the budget was missed: start from the lowest peak that is found for none.
+
+        A small problem is left to the exact planner.
+        """
+        if len(problem.nodes) <= SMALL:
+            exact = ExactPlanner(branches=1_000).solve(problem, search.budget)
+            if exact.met:
+                search.go_to(Schedule.runs_in(exact.order))
+                return
+        lowest = Schedule.runs_in(self.solve(problem, 0).order)
+        missed = search.score(), search.runs()
+        search.go_to(lowest)
+        if search.excess() == 0:
+            search.prune(search.dearest(search.runs()))
+            search.improve(self._allowed(problem))
+        if search.score() > missed[0]:
+            search.go_to(missed[1])
+
+    def _plan(self, problem: Problem, search: Search, hinted: list[list[Run]]) -> float:
+        """Bring the search to the best schedule found; returns the bound."""
+        peaks = search.schedule.peaks.copy()
+        forward = forward_of(problem, search.schedule)
+        bound, starts, size = self._relaxed(problem, search.budget, [forward.turn], self.margins)
+        pool = self._outcomes(search, [*hinted, *starts])
+        if self._is_enough(problem, pool, bound):
+            search.go_to(pool[0][1])
+            return bound
+        more: list[list[Run]] = []
+        if bound < math.inf:
+            higher, more = self._at_several(problem, search, peaks, size)
+            bound = max(bound, higher)
+        pool += self._outcomes(search, [[], *more])
+        pool += self._outcomes(search, self._rules(problem, forward, search, pool))
+        search.go_to(min(pool)[1])
+        if search.excess() > 0 and bound < math.inf:
+            pool.append(self._gradually(search, int(peaks.max())))
+        self._improve(problem, search, pool, bound)
+        return bound
+
+    def _gradually(self, search: Search, peak_bytes: int) -> Outcome:
+        """The plain schedule, brought to smaller and smaller budgets down to the search's own."""
+        budget = search.budget
+        search.go_to([])
+        for step in range(1, STEPS + 1):
+            search.budget = peak_bytes + (budget - peak_bytes) * step // STEPS
+            if search.recreate(0.0, 2 * REPAIR):
+                search.prune(search.dearest(search.runs()))
+        return search.score(), search.runs()
+
+    def _is_enough(self, problem: Problem, pool: list[Outcome], bound: float) -> bool:
+        pool.sort()
+        share = self.enough * (1 + len(problem.nodes) / 500)  # the search costs time that grows
+        return bool(pool) and pool[0][0] <= bound + share * problem.total_cost
+
+    def _improve(self, problem: Problem, search: Search, pool: list[Outcome], bound: float) -> None:
+        """Search a little from the best starts, then in rounds from the best outcome."""
+        work = self._allowed(problem)
+        pool = list({tuple(runs): (score, runs) for score, runs in sorted(pool)}.values())
+        tried: list[Outcome] = []
+        for _, runs in pool[: self.starts if bound < math.inf else 1]:
+            search.go_to(runs)
+            if search.excess() > 0 and search.recreate(0.0, 6 * REPAIR):
+                search.prune(search.dearest(search.runs(), per_byte=True))
+            search.improve(work // 4)
+            tried.append((search.score(), search.runs()))
+            if self._is_enough(problem, tried, bound):
+                break
+        search.go_to(min(tried)[1])
+        for _ in range(self.rounds if bound < math.inf else 0):
             before = search.score()
+            if before <= bound + self.enough * problem.total_cost:
+                return
             search.improve(work)
-            if search.score() > 0.99 * before:
+            if search.score() > 0.995 * before:
                 return
 
     def _allowed(self, problem: Problem) -> int:
         """A change costs time that grows with the number of stages it spans."""
         count = len(problem.nodes)
-        return int(min(self.work, 800 * count) / (1 + count / 500))
+        return int(min(self.work, 800 * count) / (1 + count / 1000))
 
-    def _bound(self, problem: Problem, budget: int, peaks: np.typing.NDArray[np.int64]) -> float:
-        """The relaxation at several stages above the budget, as many as its size allows."""
-        over = np.flatnonzero(peaks > budget)
-        wanted = max(1, min(12, self.bound_columns // (2 * len(problem.nodes))))
-        places = np.linspace(0, len(over) - 1, wanted).astype(int)
-        stages = sorted({int(peaks.argmax()), *(int(over[i]) for i in places)})
-        return relax(problem, budget, stages).extra_cost
-
-    def _start(self, problem: Problem, search: Search, hinted: list[list[Run]]) -> float:
-        """Bring the search to the best start; returns the bound at the turn."""
-        forward = forward_of(problem, search.schedule)
-        bound, starts = self._relaxed(problem, forward, search.budget)
-        best = self._best(search, [*hinted, *starts], None)
-        enough = self.enough * (1 + len(problem.nodes) / 500)  # rules cost time that grows, too
-        if best is None or best[0] > bound + enough * problem.total_cost:
-            best = self._best(search, [[], *self._rules(problem, forward, search)], best)
-        assert best is not None
-        search.go_to(best[1])
-        return bound
-
-    def _best(
-        self, search: Search, starts: list[list[Run]], best: tuple[float, list[Run]] | None
-    ) -> tuple[float, list[Run]] | None:
-        """The best of the starts, brought within the budget, and of `best`."""
+    def _outcomes(self, search: Search, starts: list[list[Run]]) -> list[Outcome]:
+        """Scores of starts that were brought within the budget, and their runs."""
+        outcomes: list[Outcome] = []
         for runs in starts:
             search.go_to(runs)
-            met = search.recreate(0.0)
+            met = search.recreate(0.0, REPAIR)
             repaired = search.runs()
             for per_byte in (True, False) if met else (True,):
                 search.go_to(repaired)
                 if met:
                     search.prune(search.dearest(repaired, per_byte))
-                score = search.score()
-                if best is None or score < best[0]:
-                    best = score, search.runs()
-        return best
+                outcomes.append((search.score(), search.runs()))
+        return outcomes
 
-    def _relaxed(
-        self, problem: Problem, forward: Forward, budget: int
+    def _at_several(
+        self, problem: Problem, search: Search, peaks: NDArray[np.int64], size: int
     ) -> tuple[float, list[list[Run]]]:
-        """The bound at the turn, and the starts that relaxations with less room give."""
-        bound = math.inf
-        starts: list[list[Run]] = []
-        for margin in MARGINS:
-            relaxed = relax(problem, int(margin * budget), [forward.turn])
-            if margin == 1.0:
-                bound = relaxed.extra_cost
-            if not relaxed.held:
+        """Relaxations at more and more stages: those that the last one left highest."""
+        most = min(10, self.bound_columns // max(1, 2 * size))
+        bound, starts = 0.0, []
+        stages = [int(peaks.argmax())]
+        while len(stages) < most and bound < math.inf:
+            chosen = self._highest(search, peaks, stages, 2)
+            if len(chosen) == len(stages):
                 break
-            gone = frozenset(v for v in forward.values if v not in relaxed.held[0])
-            starts.append(runs_of(problem, forward, gone))
+            stages = chosen
+            margins = FEW_MARGINS if len(stages) * size < self.bound_columns // 3 else (1.0,)
+            higher, more, _ = self._relaxed(problem, search.budget, stages, margins)
+            bound = max(bound, higher)
+            starts += more
+            if more:
+                search.go_to(more[0])
+                peaks = search.schedule.peaks.copy()
         return bound, starts
 
-    def _rules(self, problem: Problem, forward: Forward, search: Search) -> list[list[Run]]:
+    def _highest(
+        self, search: Search, peaks: NDArray[np.int64], stages: list[int], more: int
+    ) -> list[int]:
+        """Stages, and up to so many more: the highest above the budget, apart."""
+        over = np.maximum(peaks - search.budget, 0)
+        apart = 1 + len(peaks) // 60
+        chosen = list(stages)
+        for _ in range(more):
+            stage = int(over.argmax())
+            if over[stage] == 0:
+                break
+            chosen.append(stage)
+            over[max(0, stage - apart) : stage + apart + 1] = 0
+        return sorted(set(chosen))
+
+    def _relaxed(
+        self, problem: Problem, budget: int, stages: list[int], margins: Sequence[float]
+    ) -> tuple[float, list[list[Run]], int]:
+        """The bound with the budget at stages, the starts that less room gives, the size."""
+        bound, size = math.inf, 0
+        starts: list[list[Run]] = []
+        for margin in margins:
+            relaxed = relax(problem, int(margin * budget), stages)
+            if margin == 1.0:
+                bound, size = relaxed.extra_cost, relaxed.size
+            if not relaxed.gone:
+                break
+            starts.append(runs_of(problem, stages, relaxed.gone))
+        return bound, starts, size
+
+    def _rules(
+        self, problem: Problem, forward: Forward, search: Search, pool: list[Outcome]
+    ) -> list[list[Run]]:
         """The most promising rules: those that meet the budget, cheapest first."""
         if not self.starts:
             return []
+        best = min(score for score, _ in pool)
         outcomes: list[tuple[float, float, list[Run]]] = []
         for gone in rules(problem, forward, SEGMENTS):
-            runs = runs_of(problem, forward, gone)
+            runs = runs_of(problem, [forward.turn], [gone])
+            if sum(search.schedule.costs[node] for _, node in runs) > 2 * best:
+                continue
             search.go_to(runs)
             outcomes.append((search.excess(), search.schedule.cost, runs))
         outcomes.sort()

@@ -124,6 +124,19 @@ class Schedule:
         last = bisect_left(uses, following) - 1
         return start, (uses[last] if last >= 0 and uses[last] > start else start), following
 
+    def read_before(self, value: int, node: int, key: int) -> int:
+        """The key of the last read before `key` of the copy that is read there, or its start.
+
+        Args:
+            value: that is read.
+            node: its producer.
+            key: of the read.
+        """
+        runs, uses = self.runs[node], self.uses[value]
+        here = bisect_left(uses, key)
+        start = runs[bisect_left(runs, key) - 1]
+        return max(start, uses[here - 1]) if here else start
+
     def add(self, node: int, stage: int) -> None:
         """Run `node` once more in `stage`, which is later than its first run."""
         key = stage * self.step + node

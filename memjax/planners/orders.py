@@ -9,25 +9,27 @@ A node that moves from position `p` to `q` changes only what is held between the
 - an input of it that no other node reads after some position `l` is held by the nodes past
   `l` that it passes, as long as it lies behind them.
 
-So a move costs time linear in its length, in numpy. Li et al., *FastSA* (2023), move single
-nodes too.
+So the changes of all moves of a node are one cumulative sum over its window, in numpy, and
+the position is drawn from all of them at once, as annealing at equilibrium would (a heat bath;
+the draw is by the Gumbel trick). Li et al., *FastSA* (2023), move single nodes too.
 
 Not handled: what in-place runs save, so that orders are judged a little too high here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from itertools import pairwise
-from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memjax.problem import Problem
 
+COLD = 1e-3  # of a byte: breaks ties at random
+
 Bytes = NDArray[np.int64]
+Ends = list[tuple[int, int]]
 
 
 class Orders:
@@ -88,54 +90,89 @@ class Orders:
         held[self.count] = level
         return held
 
-    def anneal(self, target_bytes: int, moves: int, heat: float, random: Random) -> list[int]:
+    def anneal(self, target_bytes: int, moves: int, heat: float, seed: int) -> list[int]:
         """The order with the least excess seen.
 
         Args:
             target_bytes: what is above is excess.
-            moves: how many are tried.
+            moves: how many nodes are drawn.
             heat: at the start, in mean bytes of a value.
-            random: draws the moves.
+            seed: of all randomness.
         """
         adds = self._adds[self.order]
         score = best_score = int(np.maximum(self.held[:-1] + adds - target_bytes, 0).sum())
         best, hot = self.order[:], heat * self.mean_bytes
-        for move in range(moves):
+        random = np.random.RandomState(seed)  # its stream is frozen across versions
+        nodes = random.randint(0, max(1, self.count), moves).tolist()
+        noise = random.gumbel(size=10 * self.count + 10)
+        for move, node in enumerate(nodes):
             if best_score == 0:
                 break
-            drawn = self._draw(random)
-            if drawn is None:
+            source = self.place[node]
+            low, high = self._window(node)
+            if low == high:
                 continue
-            window, held = self._moved(*drawn)
-            added = adds[window]
-            shifted = np.roll(added, 1 if drawn[1] < drawn[0] else -1)
-            worse = int(np.maximum(held + shifted - target_bytes, 0).sum())
-            worse -= int(np.maximum(self.held[window] + added - target_bytes, 0).sum())
-            cool = hot * (1 - move / moves) ** 2
-            if worse <= 0 or (cool > 0 and random.random() < math.exp(-worse / cool)):
-                self.held[window], adds[window] = held, shifted
-                self._shift(*drawn)
-                score += worse
-                if score < best_score:
-                    best, best_score = self.order[:], score
+            ends = self._ends_of(node)
+            worse = self._changes(source, low, high, adds, target_bytes, ends)
+            first = (move * 7919) % (len(noise) - (high - low))
+            cool = hot * (1 - move / moves) ** 2 + COLD
+            choice = int((worse - cool * noise[first : first + high - low + 1]).argmin())
+            if low + choice == source:
+                continue
+            window, held = self._moved(source, low + choice, ends)
+            self.held[window] = held
+            self._shift(source, low + choice)
+            adds[window] = self._adds[self.order[window]]
+            score += int(worse[choice])
+            if score < best_score:
+                best, best_score = self.order[:], score
         return best
 
-    def _draw(self, random: Random) -> tuple[int, int] | None:
-        """Where to take a node from and where to put it; None where it has no room."""
-        node = random.randrange(self.count)
+    def _window(self, node: int) -> tuple[int, int]:
+        """The first and the last position that its inputs and readers leave a node."""
         place = self.place
-        low = max((place[i] for i in self.before[node]), default=-1) + 1
-        high = min((place[i] for i in self.after[node]), default=self.count) - 1
-        if low == high:
-            return None
-        target = random.randrange(low, high)
-        return place[node], target + (target >= place[node])
+        low = max([place[i] for i in self.before[node]], default=-1) + 1
+        high = min([place[i] for i in self.after[node]], default=self.count) - 1
+        return low, high
 
-    def _moved(self, source: int, target: int) -> tuple[slice, Bytes]:
+    def _ends_of(self, node: int) -> Ends:
+        """Bytes of the inputs that may die, and the last position that touches each otherwise."""
+        place = self.place
+        return [(size, max([place[i] for i in others])) for size, others in self._ends[node]]
+
+    def _changes(
+        self, source: int, low: int, high: int, adds: Bytes, target_bytes: int, ends: Ends
+    ) -> Bytes:
+        """By how much a move to each position from `low` to `high` changes the excess.
+
+        What a node that is passed holds afterwards does not depend on how far the move
+        goes on, so that all positions are one cumulative sum.
+        """
+        node, held = self.order[source], self.held
+        lives, own = self._lives[node], int(adds[source]) - target_bytes
+        passed = held[low : high + 1] + lives
+        passed[source - low :] -= 2 * lives
+        alone = held[low : high + 2] + own
+        alone = np.concatenate((alone[: source - low + 1], alone[source - low + 2 :] - lives))
+        for size, last in ends:
+            if last < source:
+                passed[max(0, last + 1 - low) : source - low] -= size
+                passed[source - low + 1 :] += size
+                alone[source - low + 1 :] += size
+            elif last <= high:
+                passed[last + 1 - low :] += size
+                alone[last - low :] += size
+        over = adds[low : high + 1] - target_bytes
+        change = np.maximum(passed + over, 0) - np.maximum(held[low : high + 1] + over, 0)
+        change[source - low] = 0
+        split = source - low
+        total = np.concatenate((change[:split][::-1].cumsum()[::-1], change[split:].cumsum()))
+        result: Bytes = total + np.maximum(alone, 0) - max(0, int(held[source]) + own)
+        return result
+
+    def _moved(self, source: int, target: int, ends: Ends) -> tuple[slice, Bytes]:
         """The positions that a move touches, and what is held there after it."""
-        node, place = self.order[source], self.place
-        ends = [(size, max(place[i] for i in others)) for size, others in self._ends[node]]
-        lives = self._lives[node]
+        lives = self._lives[self.order[source]]
         if target > source:
             passed = self.held[source + 1 : target + 1] - lives
             for size, last in ends:

@@ -38,6 +38,8 @@ from numpy.typing import NDArray
 
 from memjax.problem import Problem
 
+HALF = 0.5 - 1e-9
+
 Key = tuple[str, int, int]
 """A variable: its letter, the index of its stage, the value or node."""
 
@@ -49,12 +51,12 @@ class Relaxation:
     Attributes:
         extra_cost: no schedule within the budget recomputes for less; infinite where the
             relaxation has no solution.
-        held: for each stage the values that it would hold, rounded.
+        gone: for each stage the values that it would give up and make again, rounded.
         size: variables of the program.
     """
 
     extra_cost: float
-    held: tuple[frozenset[int], ...]
+    gone: tuple[frozenset[int], ...]
     size: int
 
 
@@ -190,14 +192,25 @@ class _Program:
             return Relaxation(0.0, (), len(costs))
         prices = np.minimum(result.ineqlin.marginals, 0.0)
         bound = _dual_bound(costs, lower, prices, limits, matrix.T @ prices)
-        return Relaxation(max(0.0, bound) * unit, self._held(result.x), len(costs))
+        return Relaxation(max(0.0, bound) * unit, self._gone(result.x), len(costs))
 
-    def _held(self, point: NDArray[np.float64]) -> tuple[frozenset[int], ...]:
-        held: list[list[int]] = [[] for _ in self.stages]
+    def _gone(self, point: NDArray[np.float64]) -> tuple[frozenset[int], ...]:
+        """A value is given up where half of it is: not held, and made again there or later.
+
+        Where neither is so, the program reads a fraction of the value; it is kept then, as
+        making it again might ask for all that it is made from.
+        """
+        runs = np.zeros((len(self.stages) + 1, len(self.problem.nodes)))
+        for (letter, block, node), column in self.columns.items():
+            if letter == "R":
+                runs[block, node] = point[column]
+        later = runs[::-1].cumsum(axis=0)[::-1]
+        gone: list[list[int]] = [[] for _ in self.stages]
         for (letter, block, value), column in self.columns.items():
-            if letter == "H" and point[column] > 0.5:
-                held[block].append(value)
-        return tuple(frozenset(values) for values in held)
+            node = self.problem.producer[value] if letter == "H" else -1
+            if node >= 0 and point[column] <= 1 - HALF and later[block, node] >= HALF:
+                gone[block].append(value)
+        return tuple(frozenset(values) for values in gone)
 
 
 def _dual_bound(

@@ -6,11 +6,13 @@ The *excess* of a schedule is the sum over stages of the bytes above the budget.
 of the search (Schrimpf et al., *Record breaking optimization results using the ruin and
 recreate principle*, 2000):
 
-1. ruin: remove one to four recomputations, close to each other in time or at random;
+1. ruin: remove one to four recomputations, close to each other in time or at random; where
+   the budget is not met, often most of those close to the highest stage;
 2. recreate: while a stage is above the budget, take the highest one, rank the idle gaps
-   that span it by cost over excess saved (with noise), try the best few exactly, and keep
-   the best. A try recomputes the inputs of a recomputation too where that saves more than
-   holding them (`_try_run`), so that chains appear at once and not link by link;
+   that span it by cost over excess saved (with noise), look closer at the best few, and add
+   the best. A recomputation's inputs are recomputed too where that saves more than holding
+   them (`memjax.planners.chains`), so that chains appear at once and not link by link. A
+   stage that cannot be helped rests for a while;
 3. prune: remove recomputations that the budget does not need;
 4. accept the outcome as annealing would (Li et al., *FastSA*, 2023, anneal over single
    additions and removals).
@@ -28,18 +30,21 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
+from memjax.planners.chains import Chain
 from memjax.planners.incremental import Schedule
 
 Run = tuple[int, int]
 """(stage, node) of a recomputation."""
 
-TRIES = 16  # gaps tried exactly for each that is chosen; 6 and 24 are worse for the same work
-DEPTH = 3  # inputs of inputs that are tried with a gap
-LINKS = 4  # recomputations of inputs tried with each gap; 12 is worse for the same work
-ELSEWHERE = 6  # stages tried where the highest cannot be helped
-APART = 3  # and how far apart they are
+TRIES = 16  # gaps looked at closer before one is chosen; 4 and 8 are about as good
+MOST = 64  # the same where none of the first helps
+LEAST = 0.3  # of what a gap saves by itself is believed, whatever its inputs add; 0.1 is worse
+REST = 30  # additions for which a stage that could not be helped is left alone; 10 is slower
+APART = 3  # stages on either side of it that rest, too, or are ruined with it
 EARLIER = 4  # of these, so many are tried in an earlier stage too; with 8 others are crowded out
 NOISE = 0.5  # spread of the random factor on a gap's rank; 0.25 and 1 are about as good
+AT_WORST = 0.5  # chance to ruin at the highest stage where the budget is not met; 0 is worse
+SIZES = (1, 1, 2, 2, 3, 4)  # of a ruin; up to 8 or 16 at once is worse
 HEAT = 0.3  # of annealing, in mean costs of a recomputation; 0.05 to 1 are about as good
 SAMPLE = 40  # recomputations whose inputs are looked at for further gaps
 
@@ -62,7 +67,6 @@ class Search:
         self.plain = schedule.problem.total_cost
         self.weight = 2 * self.plain / max(1, budget_bytes)
         self._may_run = [node.recomputable for node in schedule.problem.nodes]
-        self._links = 0
         self._collect_gaps()
 
     def _collect_gaps(self) -> None:
@@ -87,6 +91,23 @@ class Search:
         self._bytes = table[:, 3].astype(float)
         costs = np.array(self.schedule.costs, float)
         self._cost = costs[self._node] + 1e-9 * max(1e-30, self.plain)
+        self._collect_reads(gaps)
+
+    def _collect_reads(self, gaps: Sequence[tuple[int, int, int, int]]) -> None:
+        """What a recomputation at the end of each gap reads: bytes, and the last read before.
+
+        Arrays of shape (gaps, most inputs); where there is no input, of no bytes.
+        """
+        consumers, ins = self.schedule.problem.consumers, self.schedule.ins
+        most = max((len(ins[gap[0]]) for gap in gaps), default=0)
+        sizes, since = np.zeros((2, len(gaps), most), np.int64)
+        for index, (node, _, to, _) in enumerate(gaps):
+            for place, (value, size, producer) in enumerate(ins[node]):
+                readers = consumers[value]
+                last = bisect_right(readers, to)
+                sizes[index, place] = size
+                since[index, place] = readers[last - 1] if last else producer
+        self._read_bytes, self._read_since = sizes.astype(float), since
 
     def excess(self) -> float:
         """Bytes above the budget, summed over stages."""
@@ -135,41 +156,54 @@ class Search:
             Whether the budget is met; False where no single chain brings it closer.
         """
         limit = self.work + work
+        resting = np.zeros(self.schedule.count, np.int64)  # additions to wait, by stage
+        helped = True
         while self.work < limit:
             over = np.maximum(self.schedule.peaks - self.budget, 0)
             if not over.any():
                 return True
-            left = over.copy()
-            for _ in range(ELSEWHERE):
-                stage = int(left.argmax())
-                if left[stage] == 0 or self._relieve(stage, over, noise):
-                    break
-                left[max(0, stage - APART) : stage + APART + 1] = 0
+            stage = int(np.where(resting > 0, 0, over).argmax())
+            if over[stage] == 0 or resting[stage] > 0:
+                if not helped:
+                    return False
+                resting[:], helped = 0, False
+            elif self._relieve(stage, over, noise):
+                resting -= 1
+                helped = True
             else:
-                return False
-            if left[stage] == 0:
-                return False
+                resting[max(0, stage - APART) : stage + APART + 1] = REST
         return False
 
     def _relieve(self, stage: int, over: NDArray[np.int64], noise: float) -> bool:
         """Add the chain of runs that saves excess at the least cost for each byte."""
         before = float(over.sum())
-        best: tuple[float, list[Run]] | None = None
-        for run in self._candidates(stage, over, noise):
-            self._links = LINKS
-            chain, after = self._try_run(run, DEPTH)
-            self._undo(chain)
-            if after >= before:
-                continue
-            cost = sum(self.schedule.costs[node] for _, node in chain) + 1e-9 * self.plain
-            ratio = cost * math.exp(noise * self.random.gauss(0, 1)) / (before - after)
-            if best is None or ratio < best[0]:
-                best = ratio, chain
-        if best is None:
-            return False
-        for run in best[1]:
-            self.add(run)
-        return True
+        level = self.schedule.peaks - self.budget
+        ranked = self._candidates(stage, over, noise)
+        for first in range(0, len(ranked), TRIES):
+            chains: list[tuple[float, list[Run]]] = []
+            for run in ranked[first : first + TRIES]:
+                chain, after = self._chain(run, level)
+                after += float(over[run[0] :].sum())
+                if after < before:
+                    cost = sum(self.schedule.costs[node] for _, node in chain) + 1e-9 * self.plain
+                    factor = math.exp(noise * self.random.gauss(0, 1)) if noise else 1.0
+                    chains.append((cost * factor / (before - after), chain))
+            chains.sort()
+            for _, chain in chains:
+                for one in chain:
+                    self.add(one)
+                if self.excess() < before:
+                    return True
+                for one in reversed(chain):
+                    self.remove(one)
+        return False
+
+    def _chain(self, run: Run, level: NDArray[np.int64]) -> tuple[list[Run], float]:
+        """A recomputation with those of its inputs, and the excess before its stage."""
+        chain = Chain(self.schedule, run, level)
+        after = chain.grow()
+        self.work += chain.work
+        return [(run[0], node) for node in chain.nodes], after
 
     def _candidates(self, stage: int, over: NDArray[np.int64], noise: float) -> list[Run]:
         """The idle gaps that span a stage and promise most for their cost."""
@@ -178,17 +212,20 @@ class Search:
         ranked = self._gaps_across(stage, sums, counts, noise)
         ranked += self._gaps_of_extra(stage, sums, counts, noise)
         ranked.sort()
-        late = list(dict.fromkeys(run for _, run in ranked))[:TRIES]
-        tried = late[:EARLIER] if noise else []
-        early = [run for run in map(self._earlier, tried) if run is not None]
-        return list(dict.fromkeys([*late, *early]))
+        late = list(dict.fromkeys(run for _, run in ranked))[:MOST]
+        few = [
+            run for run in map(self._earlier, late[: EARLIER if noise else 0]) if run is not None
+        ]
+        more = [run for run in map(self._earlier, late) if run is not None]
+        first = TRIES - len(few)
+        return list(dict.fromkeys([*late[:first], *few, *late[first:], *more]))
 
     def _earlier(self, run: Run) -> Run | None:
         """The same node in the last stage before that reads one of its inputs anyway."""
         stage, node = run
         key = stage * self.schedule.step + node
         reads = [
-            self._read_before(value, producer, key) // self.schedule.step
+            self.schedule.read_before(value, producer, key) // self.schedule.step
             for value, _, producer in self.schedule.ins[node]
         ]
         latest = max(reads, default=0)
@@ -207,11 +244,14 @@ class Search:
         spanned = np.maximum(counts[high] - counts[low], 1)
         most = np.maximum(sums[high] - sums[low], sums[stage + 1] - sums[stage])
         saved = np.minimum(self._bytes[index] * spanned, most)
+        longer = counts[high][:, None] - counts[self._read_since[index] + 1]
+        held = (np.maximum(longer, 0) * self._read_bytes[index]).sum(axis=1)
+        saved = np.maximum(saved - held, LEAST * saved)
         ranks = self._cost[index] / np.maximum(saved, 1e-9)
         if noise:
             ranks = ranks * np.exp(noise * self.noise.standard_normal(len(index)))
         ranked: list[tuple[float, Run]] = []
-        for place in np.argsort(ranks, kind="stable")[: 2 * TRIES].tolist():
+        for place in np.argsort(ranks, kind="stable")[: 2 * MOST].tolist():
             gap = index[place]
             run = int(self._to[gap]), int(self._node[gap])
             if run[1] not in self.schedule.stages[run[0]]:
@@ -232,7 +272,7 @@ class Search:
             for value, size, producer in schedule.ins[node]:
                 if not self._may_run[producer] or producer in schedule.stages[target]:
                     continue
-                since = self._read_before(value, producer, key) // schedule.step
+                since = self.schedule.read_before(value, producer, key) // schedule.step
                 if since >= stage:
                     continue
                 spanned = int(counts[target] - counts[since + 1])
@@ -241,51 +281,6 @@ class Search:
                 cost = schedule.costs[producer] + 1e-9 * self.plain
                 ranked.append((factor * cost / max(saved, 1e-9), (target, producer)))
         return ranked
-
-    def _read_before(self, value: int, producer: int, key: int) -> int:
-        """The key of the last read before `key` of the copy read there, or of its start."""
-        runs, uses = self.schedule.runs[producer], self.schedule.uses[value]
-        here = bisect_left(uses, key)
-        start = runs[bisect_left(runs, key) - 1]
-        return max(start, uses[here - 1]) if here else start
-
-    def _undo(self, chain: Sequence[Run]) -> None:
-        for stage, node in reversed(chain):
-            self.schedule.remove(node, stage)
-        self.work += 2 * len(chain)
-
-    def _try_run(self, run: Run, depth: int) -> tuple[list[Run], float]:
-        """Add a run, and runs of its inputs where that lowers the excess further."""
-        schedule = self.schedule
-        stage, node = run
-        schedule.add(node, stage)
-        chain, after = [run], self.excess()
-        if depth == 0:
-            return chain, after
-        for value, _, producer in schedule.ins[node]:
-            if self._links == 0:
-                break
-            if not self._is_held_for(value, producer, stage * schedule.step + node):
-                continue
-            self._links -= 1
-            more, lower = self._try_run((stage, producer), depth - 1)
-            if lower < after:
-                after = lower
-                chain += more
-            else:
-                self._undo(more)
-        return chain, after
-
-    def _is_held_for(self, value: int, producer: int, key: int) -> bool:
-        """Whether a value is held across a stage above the budget for one read alone."""
-        schedule = self.schedule
-        stage = key // schedule.step
-        if not self._may_run[producer] or producer in schedule.stages[stage]:
-            return False
-        if schedule.last_read(value, producer, key)[1] != key:
-            return False
-        since = self._read_before(value, producer, key) // schedule.step + 1
-        return since < stage and int(schedule.peaks[since:stage].max()) > self.budget
 
     def prune(self, runs: Sequence[Run]) -> None:
         """Remove, in this order, each run without which the budget is still met."""
@@ -333,13 +328,21 @@ class Search:
         return heat > 0 and self.random.random() < math.exp(-worse / heat)
 
     def _ruined(self, current: Sequence[Run]) -> list[Run]:
-        """One to four runs, close to each other in time or at random."""
-        size = min(len(current), self.random.choice((1, 1, 2, 2, 3, 4)))
+        """One to four runs, close in time or at random; more where the budget is not met."""
+        over = self.schedule.peaks - self.budget
+        worst = int(over.argmax())
+        if over[worst] > 0 and self.random.random() < AT_WORST:
+            near = [run for run in current if abs(run[0] - worst) <= APART]
+            if near:
+                return self.random.sample(
+                    near, self.random.randint((len(near) + 1) // 2, len(near))
+                )
+        size = min(len(current), self.random.choice(SIZES))
         if self.random.random() < 0.5:
             return self.random.sample(current, size)
         centre = self.random.randrange(len(current))
-        low = max(0, min(centre - 4, len(current) - 8))
-        return self.random.sample(current[low : low + 8], size)
+        low = max(0, min(centre - size, len(current) - 2 * size))
+        return self.random.sample(current[low : low + 2 * size], size)
 
     def _to_prune(self, before: Sequence[Run]) -> list[Run]:
         """The new runs, and some of the old ones, dearest first."""

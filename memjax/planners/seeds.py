@@ -97,11 +97,20 @@ def rules(problem: Problem, forward: Forward, counts: Sequence[int]) -> list[fro
     return [gone for gone in found if gone]
 
 
-def runs_of(problem: Problem, forward: Forward, gone: frozenset[int]) -> list[tuple[int, int]]:
-    """(stage, node) of the recomputations when these values are given up at the turn."""
-    present = [v not in gone for v in range(len(problem.value_bytes))]
+def runs_of(
+    problem: Problem, stages: Sequence[int], gone: Sequence[frozenset[int]]
+) -> list[tuple[int, int]]:
+    """(stage, node) of the recomputations when values are given up at stages.
+
+    Args:
+        problem: to plan.
+        stages: ascending.
+        gone: for each stage the values, made before it, that are given up behind it.
+    """
+    present = [True] * len(problem.value_bytes)
+    given_up = dict(zip(stages, gone, strict=True))
     runs: list[tuple[int, int]] = []
-    for stage in range(forward.turn + 1, len(problem.nodes)):
+    for stage in range(stages[0], len(problem.nodes)):
         needed: set[int] = set()
         stack = [v for v in problem.nodes[stage].inputs if not present[v]]
         while stack:
@@ -113,6 +122,8 @@ def runs_of(problem: Problem, forward: Forward, gone: frozenset[int]) -> list[tu
             runs.append((stage, node))
             for value in problem.nodes[node].outputs:
                 present[value] = True
+        for value in given_up.get(stage, ()):
+            present[value] = False
     return runs
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from random import Random
 
+import numpy as np
 import pytest
 from oracle import random_problem
 
@@ -14,18 +15,28 @@ def without_in_place(problem):
     return replace(problem, nodes=tuple(replace(n, in_place=()) for n in problem.nodes))
 
 
+def excess(problem, order, target):
+    return sum(max(0, b - target) for b in simulate(problem, order).bytes_at)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_bytes_after_moves_are_the_simulators(seed):
     problem = without_in_place(random_problem(seed, 1 + seed % 15))
     orders, random = Orders(problem), Random(seed)
+    target = random.randint(0, simulate(problem, orders.order).peak_bytes)
     for _ in range(25):
-        drawn = orders._draw(random)
-        if drawn is not None:
-            window, held = orders._moved(*drawn)
+        node = random.randrange(orders.count)
+        source, (low, high) = orders.place[node], orders._window(node)
+        adds = orders._adds[np.array(orders.order)]
+        changes = orders._changes(source, low, high, adds, target, orders._ends_of(node))
+        goal, before = random.randint(low, high), excess(problem, orders.order, target)
+        if goal != source:
+            window, held = orders._moved(source, goal, orders._ends_of(node))
             orders.held[window] = held
-            orders._shift(*drawn)
+            orders._shift(source, goal)
         at = orders.held[:-1] + orders._adds[orders.order]
         assert tuple(at) == simulate(problem, orders.order).bytes_at
+        assert changes[goal - low] == excess(problem, orders.order, target) - before
         assert [orders.order[p] for p in orders.place] == list(range(orders.count))
 
 
@@ -42,6 +53,6 @@ def test_finds_the_order_of_two_branches():
         Node(1.0, (2, 3), (4,)),
     )
     problem = Problem(nodes, (9, 9, 1, 1, 1))
-    order = Orders(problem).anneal(11, 500, 1.0, Random(0))
+    order = Orders(problem).anneal(11, 500, 1.0, 0)
     assert simulate(problem, range(5)).peak_bytes == 19
     assert simulate(problem, order).peak_bytes == 11

@@ -30,7 +30,7 @@ def test_graphs_load_from_json(tmp_path):
     assert loaded.value_bytes == problem.value_bytes
 
 
-@pytest.mark.parametrize("seed", [2, 4, 5, 6])
+@pytest.mark.parametrize("seed", [4, 7, 8, 10])
 def test_default_is_close_to_the_optimum(seed):
     problem = graphs.random_layered(16, seed)
     budget = int(0.85 * peak_of(problem))
@@ -61,7 +61,7 @@ def test_never_dearer_than_keeping_block_inputs():
     forward = forward_of(problem, Schedule(problem))
     for gone in rules(problem, forward, (1, 3, 6)):
         schedule = Schedule(problem)
-        for stage, node in runs_of(problem, forward, gone):
+        for stage, node in runs_of(problem, [forward.turn], [gone]):
             schedule.add(node, stage)
         rule = simulate(problem, schedule.order())
         if rule.peak_bytes >= peak_of(problem):
