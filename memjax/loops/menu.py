@@ -11,13 +11,13 @@ variants; whoever chooses one prices the transformed program.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from memjax import cost
 from memjax.loops.pairs import Pair
-from memjax.loops.residuals import Cut, cuts, joint_body
+from memjax.loops.residuals import Cut, cuts, joint_body, near_cuts
 from memjax.loops.transform import LoopPlan, transform
 from memjax.price import Pricer
 from memjax.trace import Program
@@ -75,6 +75,7 @@ def variants(program: Program, pair: Pair, pricer: Pricer) -> list[Variant]:
     stacked = sum(program.value_bytes[pair.forward.stacks[n]] for n in pair.residuals)
     found = [_variant(None, int(pricer.scale * stacked), plain, 0.0)]
     found += _whole(pair, bodies, plain, pricer)
+    found += _near(pair, near_cuts(joint, seconds, corners), bodies, plain, pricer)
     found += _split(program, pair, bodies, plain, pricer)
     return _best(found)
 
@@ -123,6 +124,22 @@ def _carry_seconds(program: Program, pair: Pair, pricer: Pricer) -> float:
         for eqn in changed.eqns
         if eqn.nest is not None and eqn.raw is forward.eqn.raw
     )
+
+
+def _near(
+    pair: Pair,
+    near: Iterable[Cut],
+    bodies: Sequence[tuple[Cut, _Bodies]],
+    plain: _Bodies,
+    pricer: Pricer,
+) -> Iterator[Variant]:
+    """Cuts between the measured ones, with the bodies of the nearest that stacks less."""
+    length = pair.forward.length
+    for cut in near:
+        corner, body = next((c, b) for c, b in bodies if c.bytes < cut.bytes)
+        seconds = body.seconds - plain.seconds + length * (cut.seconds - corner.seconds)
+        stacks = int(pricer.scale * length * cut.bytes)
+        yield _variant(LoopPlan(pair.forward.index, cut.kept), stacks, body, seconds)
 
 
 def _split(

@@ -19,8 +19,7 @@ Definitions
 4. A carry of the forward scan cannot be computed again in the backward body: it is stacked,
    or made again by running the forward scan over a stretch of indices
    (`memjax.loops.transform`).
-
-Not handled: what lies above the hull.
+5. Between two corners lie those that stack one value less, or one more (`near_cuts`).
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import networkx
 
@@ -174,6 +174,57 @@ def cuts(joint: JointBody, seconds: Sequence[float], *, carries_are_free: bool) 
     return sorted(found.values(), key=lambda c: (-c.bytes, c.seconds, c.kept))
 
 
+def near_cuts(joint: JointBody, seconds: Sequence[float], corners: Sequence[Cut]) -> list[Cut]:
+    """Cuts above the hull: each corner without one of its values, or with one of the corner's
+    before it. None is worse than a corner in both bytes and seconds.
+
+    Args:
+        joint: of the pair.
+        seconds: of each eqn of the joint body.
+        corners: by falling bytes.
+    """
+    found: dict[tuple[int, ...], Cut] = {}
+    for before, after in pairwise(corners):
+        more, fewer = set(before.kept), set(after.kept)
+        trials = [more - {v} for v in sorted(more)]
+        trials += [fewer | {v} for v in sorted(more - fewer)]
+        for kept in trials:
+            cut = _cut_of(joint, seconds, kept)
+            if cut is not None and after.bytes < cut.bytes < before.bytes:
+                found[cut.kept] = cut
+    best: list[Cut] = []
+    for cut in sorted([*corners, *found.values()], key=lambda c: (c.seconds, c.bytes, c.kept)):
+        if not best or cut.bytes < best[-1].bytes:
+            best.append(cut)
+    return [cut for cut in best if cut.kept in found]
+
+
+def _cut_of(joint: JointBody, seconds: Sequence[float], kept: set[int]) -> Cut | None:
+    """The cut that stacks these values; None where a carry is missing."""
+    program = joint.program
+    there = _given(joint.pair.forward) | set(joint.forward_results) | kept
+    again: set[int] = set()
+    stack = [v for v in joint.needed if v not in there]
+    while stack:
+        producer = program.producer[stack.pop()]
+        if producer < 0:
+            return None
+        if producer not in again:
+            again.add(producer)
+            stack += [v for v in joint.graph.stored_reads[producer] if v not in there]
+    return Cut(
+        tuple(sorted(kept)),
+        sum(program.value_bytes[v] for v in kept),
+        sum(seconds[e] for e in sorted(again)),
+    )
+
+
+def _given(scan: Scan) -> set[int]:
+    """What an iteration has without a stack of its own: constants and slices."""
+    arrays = {v for v, _ in scan.body.constants}
+    return {*scan.constant_arguments, *scan.slice_arguments, *arrays}
+
+
 class _Network:
     """The flow network of a joint body: source side is what the backward bodies have."""
 
@@ -181,8 +232,7 @@ class _Network:
         self.joint = joint
         self.seconds = seconds
         scan = joint.pair.forward
-        self.free = {*scan.constant_arguments, *scan.slice_arguments, *joint.forward_results}
-        self.free |= {v for v, _ in scan.body.constants}
+        self.free = _given(scan) | set(joint.forward_results)
         if carries_are_free:
             self.free |= set(scan.carry_arguments)
         self.bytes = joint.program.value_bytes
