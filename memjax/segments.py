@@ -96,7 +96,8 @@ def _settle(coarse: Coarse, parts: Sequence[_Part]) -> list[_Part]:
 
     An update may take its argument's buffer only if XLA can prove that everybody else has
     read the argument before; otherwise it copies. Behind the barrier that the other readers'
-    results go through, it can. Updates that something else reads stay where they are.
+    results go through, it can. Updates that something else reads stay where they are. Before
+    a loop they get a barrier of their own, or XLA would put them off until it is done.
     """
     settled = []
     waiting: list[int] = []
@@ -105,6 +106,9 @@ def _settle(coarse: Coarse, parts: Sequence[_Part]) -> list[_Part]:
         staying = [n for n in part.nodes if n not in coarse.updates]
         leaving = [n for n in part.nodes if n in coarse.updates]
         waiting = leaving if part.fenced else waiting + leaving
+        if arrived and staying and _is_loop(coarse, staying[0]):
+            settled.append(_Part(arrived, recomputed=False, fenced=True))
+            arrived = []
         settled.append(_Part(arrived + staying, part.recomputed, part.fenced))
     if waiting:
         settled.append(_Part(waiting, recomputed=False, fenced=True))
@@ -141,7 +145,7 @@ def _fences(coarse: Coarse, order: Sequence[int]) -> frozenset[int]:
     1. Near the peak, where something large is written after something large died: without a
        barrier XLA may put off a reader of what should have died (the loss, say, which
        nothing needs before the end), and hold both.
-    2. Where updates of many bytes wait for a barrier to settle behind.
+    2. Where updates of many bytes wait for a barrier to settle behind, or any wait before a loop.
     """
     problem = coarse.problem
     timeline = simulate(problem, order)
@@ -158,10 +162,16 @@ def _fences(coarse: Coarse, order: Sequence[int]) -> frozenset[int]:
         written = sum(problem.value_bytes[v] for v in problem.nodes[node].outputs)
         near_peak = timeline.bytes_at[position] - problem.base_bytes >= FENCE_FROM * dynamic_peak
         step = FENCE_STEP * dynamic_peak
-        if (near_peak and min(died, written) >= step) or waiting >= 4 * step:
+        before_loop = waiting > 0 and _is_loop(coarse, node)
+        if (near_peak and min(died, written) >= step) or waiting >= 4 * step or before_loop:
             fences.append(position)
             died = waiting = 0
     return frozenset(fences)
+
+
+def _is_loop(coarse: Coarse, node: int) -> bool:
+    nest = coarse.graph.program.eqns[coarse.eqn_of_node[node]].nest
+    return nest is not None and nest.kind in ("loop", "scan", "while")
 
 
 def _last_reads(coarse: Coarse, order: Sequence[int]) -> dict[tuple[int, int], int]:
