@@ -81,7 +81,7 @@ PROGRAMS = {
             "full": _gpt("full", sizes=models.THIN),
             "full, 8 x 8": _gpt("full", 8, models.THIN),
         },
-        (100.0 * MIB,),
+        (110.0 * MIB,),
     ),
     "lstm": Program(
         lambda: models.lstm(1_000),
@@ -91,7 +91,7 @@ PROGRAMS = {
     "lstm_states": Program(
         lambda: models.lstm_states(1_000),
         {f"chunks of {k}": lambda k=k: models.lstm_states(1_000, chunk=k) for k in (10, 20)},  # type: ignore[misc]
-        (40.0 * MIB,),
+        (45.0 * MIB,),
     ),
     "microbatches": Program(lambda: models.accumulating_gpt(8), {}, (300.0 * MIB, 200.0 * MIB)),
     "one_microbatch": Program(lambda: gpt_task(layers=4), {}, (300.0 * MIB, 200.0 * MIB)),
