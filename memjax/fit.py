@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from memjax import cost
 from memjax.budget import format_bytes
@@ -125,9 +126,13 @@ class Loop:
         self.steps: list[CompiledStep] = []
         self.planning_seconds = 0.0
         self.pricer = Pricer(self.target.backend, self.rates, self.scale)
-        self.prepared = self.coarsen(look_inside(prepare(self.program)))
         self.chooser = Chooser(self.pricer, self.planner)
-        self.coarse_by_loops: dict[tuple[object, object], Coarse] = {((), ()): self.prepared}
+        self.coarse_by_loops: dict[tuple[object, object], Coarse] = {}
+
+    @cached_property
+    def prepared(self) -> Coarse:
+        """The problem of the program as it is planned; an analysis does not need it."""
+        return self.coarsen(look_inside(prepare(self.program)))
 
     def coarsen(self, program: Program, keeps_order: bool = False) -> Coarse:
         """The problem of a program, with the bytes and seconds of this loop's device."""
@@ -143,6 +148,8 @@ class Loop:
         program = self.prepared.graph.program
         check_program(plan, program)
         key = (plan.loops, plan.insides)
+        if key == ((), ()):
+            return self.prepared
         if key not in self.coarse_by_loops:
             try:
                 changed = carry_out(program, Decisions(plan.loops, plan.insides))
