@@ -57,9 +57,19 @@ show_pyenv_versions()
 NEWEST = next((version for version in NEWEST_FIRST if interpreter(version)), None)
 
 
+def install_browser(session: nox.Session) -> None:
+    """Chromium for the tests of the HTML page, which are skipped where none can be had."""
+    if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        return
+    patience = {"PLAYWRIGHT_DOWNLOAD_CONNECTION_TIMEOUT": "10000"}
+    command = ("playwright", "install", "chromium")
+    session.run(*command, env=patience, success_codes=[0, 1], silent=True)
+
+
 def check(session: nox.Session) -> None:
     """Tests, notebooks and types in the environment of a session."""
     session.run("python", "-c", VERSIONS)
+    install_browser(session)
     paths = session.posargs or ["tests", "notebooks"]
     session.run("pytest", "--numprocesses=2", "--nbmake", "--nbmake-timeout=600", *paths)
     session.run("mypy")

@@ -1,13 +1,16 @@
 """memjax: fit a JAX train step into a memory budget, checked on the compiled program."""
 
+from memjax import figures, page
 from memjax.api import BudgetedStep, Floor, analyze, floor, frontier, memory_budget, plan
 from memjax.compile import Footprint, footprint
 from memjax.curve import Frontier
 from memjax.fit import BudgetInfeasible
+from memjax.holders import Holder, Share
 from memjax.plan import Plan
 from memjax.problem import Node, Problem, Solution
 from memjax.report import Analysis, Report
 from memjax.simulate import InvalidPlan, Timeline, simulate
+from memjax.xla.peak import XlaPeak
 
 __version__ = "0.1.0"
 
@@ -18,18 +21,23 @@ __all__ = [
     "Floor",
     "Footprint",
     "Frontier",
+    "Holder",
     "InvalidPlan",
     "Node",
     "Plan",
     "Problem",
     "Report",
+    "Share",
     "Solution",
     "Timeline",
+    "XlaPeak",
     "analyze",
+    "figures",
     "floor",
     "footprint",
     "frontier",
     "memory_budget",
+    "page",
     "plan",
     "simulate",
 ]

@@ -7,11 +7,11 @@ sees jaxprs through the functions of this module.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from types import CodeType
 from typing import Any
 
 import jax
@@ -133,34 +133,58 @@ def name_stack_of(eqn: Any) -> NameStack:
     return stack
 
 
-def user_frame(traceback: Any) -> str | None:
-    """`file:line (function)` of the user's own frame in a traceback, or None.
-
-    Frames of JAX are filtered by JAX itself; those of installed packages (Flax, Optax) are
-    skipped where a frame outside of them exists. Files are named from the working
-    directory or, for packages, from where they are installed.
-    """
-    if traceback is None:
-        return None
-    first = None
-    for frame in source_info_util.user_frames(traceback):
-        text = (
-            f"{_short(frame.file_name)}:{frame.start_line} ({frame.function_name.split('.')[-1]})"
-        )
-        first = first or text
-        if "site-packages" not in frame.file_name and "dist-packages" not in frame.file_name:
-            return text
-    return first
+def raw_frames(traceback: Any) -> Iterator[tuple[CodeType, int]]:
+    """Frames of a traceback, innermost first, as (code, offset of its last instruction)."""
+    if traceback is not None:
+        yield from zip(*traceback.raw_frames(), strict=True)
 
 
 @cache
-def _short(file_name: str) -> str:
-    for folder in ("site-packages", "dist-packages"):
-        _, found, rest = file_name.partition(f"{os.sep}{folder}{os.sep}")
-        if found:
-            return rest
-    inside = file_name.startswith(os.getcwd() + os.sep)
-    return os.path.relpath(file_name) if inside else file_name
+def line_number(code: CodeType, offset: int) -> int:
+    """The source line of an instruction."""
+    return int(source_info_util.raw_frame_to_frame(code, offset).start_line)
+
+
+def is_jax_file(file_name: str) -> bool:
+    """Whether JAX leaves a file out of its own messages: its own, and parts of Python's."""
+    return not source_info_util.is_user_filename(file_name)
+
+
+def body_function(eqn: Any) -> tuple[str, int] | None:
+    """File and first line of the function that a call's body was traced from, where known."""
+    body = inlinable_body(eqn)
+    if body is None:
+        return None
+    info = getattr(jaxpr_parts(body)[0], "debug_info", None)
+    # "name at file:line"
+    _, found, place = str(getattr(info, "func_src_info", "")).partition(" at ")
+    file_name, _, line = place.rpartition(":")
+    return (file_name, int(line)) if found and line.isdigit() else None
+
+
+def transforms(stack: NameStack) -> tuple[str, ...]:
+    """The transformations in a name stack, outermost first: `("transpose", "jvp")`."""
+    return tuple(e.name for e in stack.stack if isinstance(e, source_info_util.Transform))
+
+
+def scopes(stack: NameStack) -> tuple[str, ...]:
+    """The named scopes in a name stack, outermost first: modules, calls."""
+    return tuple(e.name for e in stack.stack if isinstance(e, source_info_util.Scope))
+
+
+def compiled_messages(compiled: Any) -> tuple[bytes, bytes] | None:
+    """XLA's buffer assignment and scheduled module of a compiled program, as serialized protobuf.
+
+    None where the backend, or a version of JAX, does not state them.
+    """
+    try:
+        assignment = getattr(compiled.memory_analysis(), "serialized_buffer_assignment_proto", b"")
+        modules = compiled.runtime_executable().hlo_modules()
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return None
+    if not assignment or len(modules) != 1:
+        return None
+    return bytes(assignment), bytes(modules[0].as_serialized_hlo_module_proto())
 
 
 def bind(eqn: Any, name_stack: NameStack, operands: Sequence[Any]) -> list[Any]:

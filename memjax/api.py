@@ -29,7 +29,6 @@ from memjax.report import (
     Analysis,
     Report,
     fitted_holders,
-    holder_lines,
     make_analysis,
     make_report,
 )
@@ -44,6 +43,7 @@ from memjax.setup import (
     trace_call,
 )
 from memjax.signature import Call, resolve_statics, weak_types
+from memjax.text import holder_lines
 from memjax.trace import step_name
 
 
@@ -333,7 +333,7 @@ def analyze(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysis:
         kwargs: likewise.
     """
     loop, donations = _loop_for(step, args, kwargs)
-    return make_analysis(loop.coarsen(loop.program), donations)
+    return make_analysis(loop.coarsen(loop.program), donations, loop.residents(loop.program))
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
+from typing import TYPE_CHECKING, Any
 
+from memjax import to_dict
+from memjax.brief import data_frame, html_table, table
 from memjax.budget import format_bytes
 from memjax.fit import Loop
 from memjax.plan import Plan
 from memjax.planners import frontier as solve_all
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -48,21 +55,35 @@ class Frontier:
         return f"<Frontier of {self.name!r}: {len(self.points)} points>"
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.name}: bytes against overhead",
-            f"  {'budget':>12} {'predicted':>12} {'compiled':>12} {'overhead':>9} {'at least':>9}",
-        ]
-        return "\n".join([*lines, *(_line(point) for point in self.points)])
+        rows = table(_HEADERS, [_row(point) for point in self.points], right=_RIGHT)
+        return "\n".join([f"{self.name}: bytes against overhead", *(f"  {r}" for r in rows)])
+
+    def _repr_html_(self) -> str:
+        rows = html_table(_HEADERS, [_row(point) for point in self.points], right=_RIGHT)
+        return f"<p>{escape(self.name)}: bytes against overhead</p>{rows}"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each budget."""
+        return data_frame(self.to_dict()["points"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The frontier as plain values that JSON can write."""
+        return to_dict.frontier(self)
 
 
-def _line(point: FrontierPoint) -> str:
-    compiled = "" if point.compiled_bytes is None else format_bytes(point.compiled_bytes)
+_HEADERS = ("budget", "predicted", "compiled", "overhead", "at least", "")
+_RIGHT = (0, 1, 2, 3, 4)
+
+
+def _row(point: FrontierPoint) -> tuple[str, ...]:
     bound = point.plan.bound_overhead
-    least = "" if bound is None else f"{100 * bound:.1f} %"
     return (
-        f"  {format_bytes(point.budget_bytes):>12} {format_bytes(point.plan.predicted_bytes):>12} "
-        f"{compiled:>12} {100 * point.plan.overhead:>7.1f} % {least:>9}"
-        f"{'' if point.met else '  not met'}"
+        format_bytes(point.budget_bytes),
+        format_bytes(point.plan.predicted_bytes),
+        "" if point.compiled_bytes is None else format_bytes(point.compiled_bytes),
+        f"{100 * point.plan.overhead:.1f} %",
+        "" if bound is None else f"{100 * bound:.1f} %",
+        "" if point.met else "not met",
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from memjax import cost
 from memjax.budget import format_bytes
@@ -27,6 +28,7 @@ from memjax.planners import Planner
 from memjax.prepare import prepare
 from memjax.price import Pricer
 from memjax.problem import Solution
+from memjax.residents import Resident, resident_bytes, residents
 from memjax.rewrite import rewrite
 from memjax.segments import emitted_timeline
 from memjax.simulate import InvalidPlan, simulate
@@ -80,6 +82,7 @@ class Fitted:
         step: its program. Those of the others are gone.
         attempts: every compilation, in order.
         planning_seconds: spent in the planner.
+        residents: arguments and results, which are held for the whole step.
     """
 
     coarse: Coarse
@@ -88,6 +91,7 @@ class Fitted:
     step: CompiledStep
     attempts: tuple[Attempt, ...]
     planning_seconds: float
+    residents: tuple[Resident, ...]
 
 
 class BudgetInfeasible(ValueError):
@@ -122,9 +126,13 @@ class Loop:
         self.steps: list[CompiledStep] = []
         self.planning_seconds = 0.0
         self.pricer = Pricer(self.target.backend, self.rates, self.scale)
-        self.prepared = self.coarsen(look_inside(prepare(self.program)))
         self.chooser = Chooser(self.pricer, self.planner)
-        self.coarse_by_loops: dict[tuple[object, object], Coarse] = {((), ()): self.prepared}
+        self.coarse_by_loops: dict[tuple[object, object], Coarse] = {}
+
+    @cached_property
+    def prepared(self) -> Coarse:
+        """The problem of the program as it is planned; an analysis does not need it."""
+        return self.coarsen(look_inside(prepare(self.program)))
 
     def coarsen(self, program: Program, keeps_order: bool = False) -> Coarse:
         """The problem of a program, with the bytes and seconds of this loop's device."""
@@ -140,6 +148,8 @@ class Loop:
         program = self.prepared.graph.program
         check_program(plan, program)
         key = (plan.loops, plan.insides)
+        if key == ((), ()):
+            return self.prepared
         if key not in self.coarse_by_loops:
             try:
                 changed = carry_out(program, Decisions(plan.loops, plan.insides))
@@ -147,6 +157,10 @@ class Loop:
                 raise InvalidPlan(f"the plan's decisions about loops fail: {error}") from error
             self.coarse_by_loops[key] = self.coarsen(changed, keeps_order=True)
         return self.coarse_by_loops[key]
+
+    def residents(self, program: Program) -> tuple[Resident, ...]:
+        """What a program holds on this loop's device for the whole step."""
+        return residents(program, self.target, self.donations)
 
     def plain_plan(self, coarse: Coarse, budget_bytes: int) -> Plan:
         """The plan that recomputes nothing."""
@@ -244,9 +258,16 @@ class Loop:
     def result(self, chosen: Attempt) -> Fitted:
         """What the loop hands on; programs of other attempts are let go."""
         step = self.steps[self.attempts.index(chosen)]
-        coarse = self.prepared if chosen.purpose == AS_IT_IS else self.coarse_of(chosen.plan)
+        untouched = chosen.purpose == AS_IT_IS
+        coarse = self.coarsen(self.program) if untouched else self.coarse_of(chosen.plan)
         return Fitted(
-            coarse, self.prepared, chosen, step, tuple(self.attempts), self.planning_seconds
+            coarse=coarse,
+            plain=coarse if untouched else self.prepared,
+            chosen=chosen,
+            step=step,
+            attempts=tuple(self.attempts),
+            planning_seconds=self.planning_seconds,
+            residents=self.residents(coarse.graph.program),
         )
 
 
@@ -377,32 +398,6 @@ def _infeasible(loop: Loop, budget_bytes: int) -> BudgetInfeasible:
         f"is {format_bytes(smallest.total_bytes)} ({smallest.total_bytes} bytes)"
     )
     return BudgetInfeasible(message, budget_bytes, smallest.total_bytes, fitted)
-
-
-def resident_bytes(program: Program, target: Target, donations: Sequence[Donation]) -> int:
-    """Bytes on one device for the whole step: arguments, and results that take no argument's."""
-    argument_bytes = 0
-    for value, struct in zip(program.arguments, target.arguments, strict=True):
-        if program.consumers[value] or value in program.result_values:
-            argument_bytes += _per_device(program.value_bytes[value], struct)
-    taken = {d.result for d in donations if d.donated}
-    result_bytes = sum(
-        program.value_bytes[r]
-        for index, r in enumerate(program.results)
-        if isinstance(r, int) and index not in taken
-    )
-    return argument_bytes + result_bytes
-
-
-def _per_device(count: int, struct: object) -> int:
-    sharding = getattr(struct, "sharding", None)
-    shape = getattr(struct, "shape", ())
-    if sharding is None or not shape or not count:
-        return count
-    part = 1
-    for dimension, whole in zip(sharding.shard_shape(shape), shape, strict=True):
-        part *= dimension / whole if whole else 1
-    return int(count * part)
 
 
 def with_device_scale(loop: Loop, budget_bytes: int) -> Loop:

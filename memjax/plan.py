@@ -14,10 +14,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import jax
 
+from memjax.brief import data_frame, html_table, table
 from memjax.budget import format_bytes
 from memjax.coarsen import Coarse
 from memjax.liveness import Gap
@@ -26,6 +28,9 @@ from memjax.loops.transform import LoopPlan
 from memjax.problem import Solution
 from memjax.simulate import InvalidPlan, simulate
 from memjax.trace import Program
+
+if TYPE_CHECKING:
+    import pandas
 
 PLAN_VERSION = 2
 """Raised whenever a saved plan would be read differently."""
@@ -139,7 +144,42 @@ class Plan:
         mine = (self.recomputations, self.first_runs, self.loops, self.insides)
         return mine == (other.recomputations, other.first_runs, other.loops, other.insides)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Plan for {self.program.name!r}: {len(self.recomputations)} segments, "
+            f"{format_bytes(self.predicted_bytes)} of {format_bytes(self.budget_bytes)}>"
+        )
+
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, most: int | None = 10) -> str:
+        """As `str`, with at most so many segments; None for all."""
+        shown = self.recomputations[:most]
+        lines = [self.summary()]
+        if shown:
+            lines += [f"  {line}" for line in table(_HEADERS, _rows(shown), right=(0, 1))]
+        if len(self.recomputations) > len(shown):
+            lines.append(f"  and {len(self.recomputations) - len(shown)} more segments")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self.summary())}</p>" + html_table(
+            _HEADERS, _rows(self.recomputations), right=(0, 1)
+        )
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each eqn that runs again, in order: its segment, and before which eqn."""
+        return data_frame(
+            [
+                {"segment": number, "before": r.before, "eqn": eqn}
+                for number, r in enumerate(self.recomputations)
+                for eqn in r.eqns
+            ]
+        )
+
+    def summary(self) -> str:
+        """The plan in one line."""
         eqns = sum(len(r.eqns) for r in self.recomputations)
         return (
             f"plan for {self.program.name!r}: {format_bytes(self.predicted_bytes)} predicted of "
@@ -148,9 +188,13 @@ class Plan:
             f"overhead {100 * self.overhead:.1f} % ({self.planner})"
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values that JSON can write; what `to_json` writes."""
+        return {"memjax_plan": PLAN_VERSION, **asdict(self)}
+
     def to_json(self) -> str:
         """The plan as JSON text, for `from_json`."""
-        return json.dumps({"memjax_plan": PLAN_VERSION, **asdict(self)}, separators=(",", ":"))
+        return json.dumps(self.to_dict(), separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -188,6 +232,18 @@ def check_program(plan: Plan, program: Program) -> None:
     difference = plan.program.difference(fingerprint(program))
     if difference:
         raise InvalidPlan(f"the plan was made for another program: {difference}")
+
+
+_HEADERS = ("before eqn", "eqns", "recomputed")
+
+
+def _rows(recomputations: Sequence[Recomputation]) -> list[tuple[int, int, str]]:
+    return [(r.before, len(r.eqns), _numbers(r.eqns)) for r in recomputations]
+
+
+def _numbers(eqns: Sequence[int], most: int = 8) -> str:
+    shown = " ".join(str(e) for e in eqns[:most])
+    return f"{shown} …" if len(eqns) > most else shown
 
 
 _NUMBERS = {"budget_bytes": int, "predicted_bytes": int, "overhead": float}

@@ -5,36 +5,29 @@ In: the results of all stages. Out: `Report` and `Analysis`, which print as tabl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from memjax import html, text, to_dict
+from memjax.brief import data_frame
 from memjax.budget import format_bytes
 from memjax.coarsen import Coarse
 from memjax.compile import Footprint
 from memjax.donation import Donation
 from memjax.fit import AS_IT_IS, Attempt, Fitted
+from memjax.holders import Holder, Ledger, Share, by_line, by_module, by_phase
+from memjax.idle import IdleGap, idle_gaps
 from memjax.liveness import Gap
 from memjax.plan import Plan, decisions, schedule_of_plan
+from memjax.residents import Resident
 from memjax.segments import emitted_order, segments
 from memjax.simulate import Timeline, simulate
+from memjax.xla.peak import XlaPeak, xla_peak
 
-
-@dataclass(frozen=True)
-class Holder:
-    """Something that takes bytes at a peak.
-
-    Attributes:
-        bytes: on one device.
-        what: primitive and type, or the name of an argument.
-        source: the user's own line, where there is one.
-        name_stack: module path and transforms.
-    """
-
-    bytes: int
-    what: str
-    source: str | None
-    name_stack: str
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,8 @@ class Analysis:
         eqns: of the flattened program.
         flops: of one plain step, by memjax's own count.
         donations: verdict for each argument.
+        values: where each stored value comes from, by the ids that the timeline uses.
+        idle: the idle gaps of stored values, in positions of the timeline.
     """
 
     name: str
@@ -60,19 +55,47 @@ class Analysis:
     eqns: int
     flops: int
     donations: tuple[Donation, ...]
+    values: tuple[Holder, ...]
+    idle: tuple[IdleGap, ...]
 
     def __repr__(self) -> str:
         return f"<Analysis of {self.name!r}: peak {format_bytes(self.peak_bytes)}>"
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.name}: {self.eqns} eqns, {self.flops / 1e9:.2f} GFLOP",
-            f"  predicted peak     {format_bytes(self.peak_bytes):>12}",
-            f"  held throughout    {format_bytes(self.base_bytes):>12}  (arguments, results)",
-            "  held at the peak:",
-            *holder_lines(self.holders),
-        ]
-        return "\n".join(lines)
+        return self.text()
+
+    def text(self, most: int | None = text.MOST) -> str:
+        """As `str`, with at most so many rows in a table; None for all."""
+        return text.analysis_text(self, most)
+
+    def _repr_html_(self) -> str:
+        return html.analysis_html(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each stored value: its bytes, origin and life."""
+        return data_frame(to_dict.value_rows(self))
+
+    def by_line(self) -> tuple[Share, ...]:
+        """Bytes held at the peak by the user's line, largest first."""
+        return by_line(self.holders)
+
+    def by_module(self, depth: int | None = None) -> tuple[Share, ...]:
+        """Bytes held at the peak by module path, cut to `depth` names, largest first."""
+        return by_module(self.holders, depth)
+
+    def by_phase(self) -> tuple[Share, ...]:
+        """Bytes held at the peak by phase, largest first."""
+        return by_phase(self.holders)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The analysis as plain values that JSON can write."""
+        return to_dict.analysis(self)
+
+    def save_html(self, path: str | Path) -> Path:
+        """Write an HTML page that stands alone; see `memjax.page`."""
+        from memjax.page import write
+
+        return write(self, path)
 
 
 @dataclass(frozen=True)
@@ -108,6 +131,11 @@ class Report:
         timeline: of the plan as it is carried out.
         recomputing: for each position of the timeline, whether it recomputes.
         decisions: `"keep"` or `"recompute"` for each idle gap of a stored value.
+        plain_timeline: of the step without any decision.
+        plain_values: where each of its stored values comes from, by the ids that it uses.
+        values: the same for `timeline`; changed loops store other values.
+        idle: the idle gaps of stored values in positions of `timeline`, with what is done.
+        xla: what is held at the compiled program's own peak; None where XLA does not say.
     """
 
     name: str
@@ -127,6 +155,11 @@ class Report:
     timeline: Timeline
     recomputing: tuple[bool, ...]
     decisions: tuple[tuple[Gap, str], ...]
+    plain_timeline: Timeline
+    plain_values: tuple[Holder, ...]
+    values: tuple[Holder, ...]
+    idle: tuple[IdleGap, ...]
+    xla: XlaPeak | None
 
     def __repr__(self) -> str:
         return (
@@ -135,120 +168,60 @@ class Report:
         )
 
     def __str__(self) -> str:
-        return "\n".join(_report_lines(self))
+        return self.text()
+
+    def text(self, most: int | None = text.MOST) -> str:
+        """As `str`, with at most so many rows in a table; None for all."""
+        return text.report_text(self, most)
+
+    def _repr_html_(self) -> str:
+        return html.report_html(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each stored value: its bytes, origin, life and decision."""
+        return data_frame(to_dict.value_rows(self))
+
+    def by_line(self) -> tuple[Share, ...]:
+        """Bytes held at the predicted peak by the user's line, largest first."""
+        return by_line(self.holders)
+
+    def by_module(self, depth: int | None = None) -> tuple[Share, ...]:
+        """Bytes held at the predicted peak by module path, cut to `depth` names."""
+        return by_module(self.holders, depth)
+
+    def by_phase(self) -> tuple[Share, ...]:
+        """Bytes held at the predicted peak by phase, largest first."""
+        return by_phase(self.holders)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values that JSON can write."""
+        return to_dict.report(self)
+
+    def save_html(self, path: str | Path) -> Path:
+        """Write an HTML page that stands alone; see `memjax.page`."""
+        from memjax.page import write
+
+        return write(self, path)
 
 
-def _report_lines(report: Report) -> list[str]:
-    difference = report.compiled.total_bytes / max(report.predicted_bytes, 1) - 1
-    bound = report.plan.bound_overhead
-    proven = ""
-    if bound is not None and math.isfinite(bound):
-        which = "plan of these loops" if report.plan.loops else "plan at this order"
-        proven = f"; no {which} has less than {100 * bound:.1f} %"
-    eqns = sum(len(r.eqns) for r in report.plan.recomputations)
-    compiled = report.compiled
-    return [
-        f"{report.name}: {format_bytes(compiled.total_bytes)} compiled "
-        f"of {format_bytes(report.budget_bytes)} budgeted",
-        f"  budgeted           {format_bytes(report.budget_bytes):>12}",
-        f"  predicted          {format_bytes(report.predicted_bytes):>12}  "
-        f"({format_bytes(report.plain_predicted_bytes)} without recomputation)",
-        f"  compiled           {format_bytes(compiled.total_bytes):>12}  "
-        f"({100 * difference:+.1f} % of predicted)",
-        f"    arguments {format_bytes(compiled.argument_bytes)}, "
-        f"results {format_bytes(compiled.output_bytes)}, "
-        f"aliased {format_bytes(compiled.alias_bytes)}, "
-        f"temporaries {format_bytes(compiled.temp_bytes)}",
-        f"  decided            {_count(report, 'recompute')} of {len(report.decisions)} idle gaps "
-        f"recomputed, {_count(report, 'keep')} kept",
-        f"  recomputed         {eqns} eqns in {len(report.plan.recomputations)} segments, "
-        f"{report.recomputed_flops / 1e9:.2f} of {report.plain_flops / 1e9:.2f} GFLOP, "
-        f"predicted overhead {100 * report.overhead:.1f} %{proven}",
-        f"  planner            {report.plan.planner}, {report.planning_seconds:.2f} s",
-        "  compilations:",
-        *(_compilation_line(number, c) for number, c in enumerate(report.compilations, 1)),
-        "  held at the predicted peak:",
-        *holder_lines(report.holders),
-        *donation_lines(report.donations),
-    ]
-
-
-def _count(report: Report, decision: str) -> int:
-    return sum(made == decision for _, made in report.decisions)
-
-
-def _compilation_line(number: int, compilation: Compilation) -> str:
-    return (
-        f"    {number}. {compilation.purpose}: "
-        f"{format_bytes(compilation.predicted_bytes)} predicted, "
-        f"{format_bytes(compilation.footprint.total_bytes)} compiled, {compilation.seconds:.1f} s"
-    )
-
-
-def holder_lines(holders: Sequence[Holder], most: int = 8) -> list[str]:
-    """The largest holders, one a line; those of one line and type are added up."""
-    groups: dict[tuple[str, str | None], list[int]] = {}
-    for holder in holders:
-        groups.setdefault((holder.what, holder.source), []).append(holder.bytes)
-    ranked = sorted(groups.items(), key=lambda item: -sum(item[1]))
-    lines = [
-        f"    {format_bytes(sum(sizes)):>12}  {len(sizes):>3} × {what:<34} {source or ''}".rstrip()
-        for (what, source), sizes in ranked[:most]
-    ]
-    if len(ranked) > most:
-        rest = sum(sum(sizes) for _, sizes in ranked[most:])
-        lines.append(f"    {format_bytes(rest):>12}  in {len(ranked) - most} more places")
-    return lines
-
-
-def donation_lines(donations: Sequence[Donation], most: int = 6) -> list[str]:
-    """What is donated, in sum, and the largest refusals with their reasons."""
-    given = [d for d in donations if d.donated]
-    kept = sorted((d for d in donations if not d.donated), key=lambda d: -d.bytes)
-    lines = [
-        f"  donated            {format_bytes(sum(d.bytes for d in given)):>12}  "
-        f"in {len(given)} of {len(donations)} arguments"
-    ]
-    lines += [f"    kept {d.name} ({format_bytes(d.bytes)}): {d.reason}" for d in kept[:most]]
-    if len(kept) > most:
-        lines.append(f"    and {len(kept) - most} smaller ones")
-    return lines
-
-
-def peak_holders(coarse: Coarse, timeline: Timeline) -> tuple[Holder, ...]:
-    """What is held at a timeline's peak, largest first; arguments as one."""
-    problem, program = coarse.problem, coarse.graph.program
-    held = []
-    if timeline.bytes_at:
-        held = [_holder(coarse, v) for v in timeline.holders(timeline.peak_position)]
-    held.append(Holder(problem.base_bytes, "arguments and results", None, program.name))
-    return tuple(sorted((h for h in held if h.bytes), key=lambda h: -h.bytes))
-
-
-def _holder(coarse: Coarse, value: int) -> Holder:
-    program = coarse.graph.program
-    eqn = program.eqns[coarse.eqn_of_node[coarse.problem.producer[value]]]
-    aval = program.avals[coarse.value_of[value]]
-    return Holder(
-        bytes=coarse.problem.value_bytes[value],
-        what=f"{eqn.primitive} {aval.str_short()}",
-        source=eqn.source,
-        name_stack=str(eqn.name_stack),
-    )
-
-
-def make_analysis(coarse: Coarse, donations: Iterable[Donation]) -> Analysis:
+def make_analysis(
+    coarse: Coarse, donations: Iterable[Donation], residents: tuple[Resident, ...]
+) -> Analysis:
     """The analysis of a program without recomputation."""
-    timeline = simulate(coarse.problem, range(len(coarse.problem.nodes)))
+    order = range(len(coarse.problem.nodes))
+    ledger = Ledger(coarse, residents)
+    timeline = ledger.timeline(order)
     return Analysis(
         name=coarse.graph.program.name,
         timeline=timeline,
         peak_bytes=max(timeline.peak_bytes, coarse.problem.base_bytes),
         base_bytes=coarse.problem.base_bytes,
-        holders=peak_holders(coarse, timeline),
+        holders=ledger.at_peak(timeline, order),
         eqns=len(coarse.graph.program.eqns),
         flops=sum(coarse.flops),
         donations=tuple(donations),
+        values=ledger.values,
+        idle=idle_gaps(coarse.problem, order),
     )
 
 
@@ -262,21 +235,28 @@ def emitted_by(fitted: Fitted) -> tuple[int, ...]:
 
 def fitted_holders(fitted: Fitted) -> tuple[Holder, ...]:
     """What is held at the predicted peak of the chosen program, largest first."""
-    return peak_holders(fitted.coarse, simulate(fitted.coarse.problem, emitted_by(fitted)))
+    order = emitted_by(fitted)
+    timeline = simulate(fitted.coarse.problem, order)
+    return Ledger(fitted.coarse, fitted.residents).at_peak(timeline, order)
 
 
 def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]) -> Report:
     """The report of a fitted program."""
     coarse, chosen = fitted.coarse, fitted.chosen
-    problem, plain = coarse.problem, fitted.plain.problem
+    problem = coarse.problem
     flops = coarse.flops
     plain_flops = sum(fitted.plain.flops)
     order = emitted_by(fitted)
-    timeline = simulate(problem, order)
+    ledger = Ledger(coarse, fitted.residents)
+    timeline = ledger.timeline(order)
+    untouched = fitted.plain is coarse
+    plain_ledger = ledger if untouched else Ledger(fitted.plain, fitted.residents)
+    plain = plain_ledger.timeline(range(len(fitted.plain.problem.nodes)))
+    holders = ledger.at_peak(timeline, order)
     return Report(
         name=coarse.graph.program.name,
         budget_bytes=budget_bytes,
-        plain_predicted_bytes=simulate(plain, range(len(plain.nodes))).peak_bytes,
+        plain_predicted_bytes=plain.peak_bytes,
         predicted_bytes=chosen.plan.predicted_bytes,
         compiled=chosen.measured.footprint,
         plan=chosen.plan,
@@ -286,11 +266,16 @@ def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]
         compiled_flops=chosen.measured.flops,
         overhead=chosen.plan.overhead,
         planning_seconds=fitted.planning_seconds,
-        holders=peak_holders(coarse, timeline),
+        holders=holders,
         donations=tuple(donations),
         timeline=timeline,
         recomputing=_reruns(order),
         decisions=tuple(decisions(coarse, order).items()),
+        plain_timeline=plain,
+        plain_values=plain_ledger.values,
+        values=ledger.values,
+        idle=idle_gaps(problem, order),
+        xla=xla_peak(fitted.step.compiled, ledger, holders),
     )
 
 

@@ -19,8 +19,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+from memjax.brief import data_frame, html_chart, html_table, spark, table
+from memjax.budget import format_bytes
 from memjax.problem import Problem, Solution
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class InvalidPlan(ValueError):
@@ -45,12 +51,14 @@ class Timeline:
         held: the copies with their live ranges, in the order they are written.
         cost: of all runs.
         plain_cost: of each node once.
+        phases: a label for each position, such as `"forward"`; empty where nobody gave any.
     """
 
     bytes_at: tuple[int, ...]
     held: tuple[Held, ...]
     cost: float
     plain_cost: float
+    phases: tuple[str, ...] = ()
 
     @cached_property
     def peak_bytes(self) -> int:
@@ -68,9 +76,51 @@ class Timeline:
         extra = self.cost - self.plain_cost
         return extra / self.plain_cost if self.plain_cost else 0.0
 
+    def __repr__(self) -> str:
+        if not self.bytes_at:
+            return "<Timeline: no positions>"
+        peak = f"peak {format_bytes(self.peak_bytes)} at {self.peak_position}"
+        return f"<Timeline: {len(self.bytes_at)} positions, {peak}>"
+
+    def __str__(self) -> str:
+        lines = [repr(self)[1:-1], f"  {spark(self.bytes_at)}"]
+        if self.phases:
+            lines += [f"  {line}" for line in table(_HEADERS, _phase_rows(self), right=(1, 2))]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = html_table(_HEADERS, _phase_rows(self), right=(1, 2)) if self.phases else ""
+        return f"<p>{repr(self)[1:-1]}</p>{html_chart(self.bytes_at, repr(self)[1:-1])}{rows}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The timeline as plain values that JSON can write."""
+        return {
+            "bytes_at": list(self.bytes_at),
+            "phases": list(self.phases),
+            "peak_bytes": self.peak_bytes,
+            "peak_position": self.peak_position if self.bytes_at else None,
+            "overhead": self.overhead,
+        }
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each position: its bytes, and its phase where phases are known."""
+        phases = {"phase": self.phases} if self.phases else {}
+        return data_frame({"bytes": self.bytes_at, **phases})
+
     def holders(self, position: int) -> tuple[int, ...]:
         """Ids of the values held at a position, in the order they were written."""
         return tuple(h.value for h in self.held if h.start <= position < h.stop)
+
+
+_HEADERS = ("phase", "positions", "peak")
+
+
+def _phase_rows(timeline: Timeline) -> list[tuple[str, int, str]]:
+    """For each phase, in order of appearance: how many positions, and the most bytes held."""
+    at: dict[str, list[int]] = {}
+    for phase, count in zip(timeline.phases, timeline.bytes_at, strict=True):
+        at.setdefault(phase, []).append(count)
+    return [(phase, len(counts), format_bytes(max(counts))) for phase, counts in at.items()]
 
 
 def simulate(problem: Problem, solution: Solution | Sequence[int]) -> Timeline:

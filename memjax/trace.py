@@ -21,6 +21,7 @@ import jax
 from jax.tree_util import PyTreeDef, keystr, tree_flatten_with_path
 
 from memjax import _compat
+from memjax.source_lines import user_line
 
 if TYPE_CHECKING:
     from memjax.nests import Nest
@@ -84,13 +85,10 @@ class Eqn:
         chosen = (v for n, v in enumerate(self.inputs) if n not in carries)
         return frozenset(v for v in chosen if isinstance(v, int))
 
-    @property
+    @cached_property
     def source(self) -> str | None:
         """The user's own line, as `file:line (function)`; that of the call for a library's body."""
-        own = _compat.user_frame(self.raw.source_info.traceback)
-        if own is None and self.call is not None:
-            return _compat.user_frame(self.call.source_info.traceback)
-        return own
+        return user_line(self.raw, self.call)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from benchmarks import call_overhead, gpt_budgets, losses, models, record
+from benchmarks import call_overhead, gpt_budgets, losses, models, page_times, record, seeing
 
 
 @pytest.fixture
@@ -62,3 +62,29 @@ def test_call_overhead_measures_both(monkeypatch):
     row = call_overhead.measure(leaves=2)
     assert row["jit_seconds"] > 0
     assert row["memjax_seconds"] - row["jit_seconds"] == row["overhead_seconds"]
+
+
+def test_seeing_counts_the_attributed_part_of_both_peaks():
+    rows = seeing.attributed(["64MiB"], layers=1, width=32, heads=2, tokens=32, batch=2, vocab=64)
+    assert [(row["program"], row["peak"]) for row in rows] == [
+        ("plain", "predicted"),
+        ("64MiB", "predicted"),
+        ("64MiB", "xla"),
+    ]
+    predicted, xla = rows[1:]
+    assert xla["explained_bytes"] == xla["peak_bytes"] - predicted["peak_bytes"]
+    assert all(0.9 <= row["attributed"] <= 1 for row in rows)
+
+
+def test_analysis_times_are_of_the_same_step():
+    times = seeing.analysis_times(layers=1)
+    assert times["eqns"] > 500
+    assert times["analyze_seconds"] > 0
+
+
+def test_the_chain_of_the_page_benchmark():
+    shown = page_times.chain(100)
+    timeline = shown.views[0].timeline
+    assert len(timeline.bytes_at) == 100
+    assert timeline.peak_bytes == 51 * 2**20
+    assert len(shown.values) == 100

@@ -29,8 +29,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-import networkx
-
 from memjax.liveness import LivenessGraph, liveness
 from memjax.loops.pairs import Pair, Scan
 from memjax.trace import Eqn, Operand, Program
@@ -257,6 +255,8 @@ class _Network:
 
     def cut(self, price: float) -> Cut:
         """The cheapest choice at a price in seconds per byte; infinite: bytes before seconds."""
+        import networkx  # takes as long to import as the rest of memjax
+
         program, graph = self.joint.program, self.joint.graph
         weigh_bytes, weigh_seconds = (1.0, 1e-9) if price == float("inf") else (price, 1.0)
         if price == 0.0:  # among equals in seconds the one with the fewest bytes

@@ -1,0 +1,156 @@
+"""What is held at the peak of XLA's own buffers.
+
+In: a `BufferAssignment` and its `Flow`. Out: `HeldBuffers`: the buffers held at the position where
+the temporaries take most, and the bytes that lie unused between them.
+
+Definitions
+
+1. Arguments, and results that take no argument's buffer, are held throughout.
+2. All temporaries share an allocation or a few. At a position its bytes in use are those that
+   some needed buffer covers; where two cover the same bytes, as when an update is made in
+   place, the newer one has them.
+3. What the allocations take beyond that at their peak is *fragmentation*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memjax.xla.flow import Flow
+
+_Piece = tuple[int, int, int, int]
+"""(allocation, offset, end, buffer id)."""
+
+
+@dataclass(frozen=True)
+class HeldBuffer:
+    """Bytes held for one buffer.
+
+    Attributes:
+        bytes: that no newer buffer covers.
+        instruction: XLA's message of what defines it.
+        role: argument, result or temporary.
+        index: which part of the instruction's shape it is; empty for all of it.
+    """
+
+    bytes: int
+    instruction: Any
+    role: str
+    index: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeldBuffers:
+    """What is held at the peak.
+
+    Attributes:
+        buffers: largest first.
+        fragmentation_bytes: taken by temporaries' allocations, and unused at the peak.
+        at: name of the instruction that runs at the peak; empty without temporaries.
+    """
+
+    buffers: tuple[HeldBuffer, ...]
+    fragmentation_bytes: int
+    at: str
+
+
+def held_at_peak(assignment: Any, flow: Flow) -> HeldBuffers:
+    """Find XLA's peak and what is held there."""
+    instruction_of = _instructions(assignment, flow)
+    index_of = {b.id: tuple(b.defined_at.shape_index) for b in assignment.logical_buffers}
+    held = []
+    temporary = []
+    for allocation in assignment.buffer_allocations:
+        if allocation.is_thread_local or allocation.is_constant:
+            continue
+        if allocation.is_entry_computation_parameter or allocation.maybe_live_out:
+            is_argument = allocation.is_entry_computation_parameter
+            buffer = _first_in(allocation, instruction_of, flow)
+            role = "argument" if is_argument else "result"
+            index = index_of.get(buffer, ())
+            held.append(HeldBuffer(allocation.size, instruction_of.get(buffer), role, index))
+        else:
+            temporary.append(allocation)
+    pieces = [
+        (a.index, p.offset, p.offset + p.size, p.logical_buffer_id)
+        for a in temporary
+        for p in a.assigned
+        if p.logical_buffer_id in flow.start
+    ]
+    position, used = _peak(pieces, flow)
+    total = sum(a.size for a in temporary)
+    for buffer, count in used.items():
+        index = index_of[buffer]
+        held.append(HeldBuffer(count, instruction_of.get(buffer), "temporary", index))
+    return HeldBuffers(
+        buffers=tuple(sorted((h for h in held if h.bytes), key=lambda h: -h.bytes)),
+        fragmentation_bytes=total - sum(used.values()),
+        at=flow.order[position].name if used else "",
+    )
+
+
+def _instructions(assignment: Any, flow: Flow) -> dict[int, Any]:
+    """The instruction that defines each logical buffer."""
+    by_id = {i.id: i for c in flow.module.computations for i in c.instructions}
+    return {b.id: by_id.get(b.defined_at.instruction_id) for b in assignment.logical_buffers}
+
+
+def _first_in(allocation: Any, instruction_of: dict[int, Any], flow: Flow) -> int:
+    """The buffer that an allocation is for: a parameter, or else what is written last."""
+    ids: list[int] = [a.logical_buffer_id for a in allocation.assigned]
+    for buffer in ids:
+        instruction = instruction_of.get(buffer)
+        if instruction is not None and instruction.opcode == "parameter":
+            return buffer
+    return max(ids, key=lambda b: flow.start.get(b, -1), default=-1)
+
+
+def _peak(pieces: Sequence[_Piece], flow: Flow) -> tuple[int, dict[int, int]]:
+    """The position with most bytes in use, and those bytes by buffer.
+
+    Added sizes are never less than the bytes in use, so positions are tried by their added
+    sizes, from the largest, until no position that is left can have more.
+    """
+    added = _added(pieces, flow)
+    best_position, best_bytes, best = 0, 0, {}
+    for position in sorted(range(len(added)), key=lambda p: (-added[p], p)):
+        if added[position] <= best_bytes:
+            break
+        live = [p for p in pieces if flow.start[p[3]] <= position < flow.stop[p[3]]]
+        used = _used(live, flow)
+        count = sum(used.values())
+        if count > best_bytes:
+            best_position, best_bytes, best = position, count, used
+    return best_position, best
+
+
+def _added(pieces: Sequence[_Piece], flow: Flow) -> list[int]:
+    changes = [0] * (len(flow.order) + 1)
+    for _, offset, end, buffer in pieces:
+        changes[flow.start[buffer]] += end - offset
+        changes[flow.stop[buffer]] -= end - offset
+    total, result = 0, []
+    for change in changes[:-1]:
+        total += change
+        result.append(total)
+    return result
+
+
+def _used(live: Iterable[_Piece], flow: Flow) -> dict[int, int]:
+    """Bytes by buffer; where buffers cover the same bytes, the newest has them."""
+    by_allocation: dict[int, list[_Piece]] = {}
+    for piece in live:
+        by_allocation.setdefault(piece[0], []).append(piece)
+    used: dict[int, int] = {}
+    for pieces in by_allocation.values():
+        edges = sorted({edge for _, offset, end, _ in pieces for edge in (offset, end)})
+        owner: dict[int, int] = {}
+        place = {edge: i for i, edge in enumerate(edges)}
+        for _, offset, end, buffer in sorted(pieces, key=lambda p: flow.start[p[3]]):
+            for index in range(place[offset], place[end]):
+                owner[index] = buffer
+        for index, buffer in owner.items():
+            used[buffer] = used.get(buffer, 0) + edges[index + 1] - edges[index]
+    return used
