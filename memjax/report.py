@@ -20,6 +20,7 @@ from memjax.fit import AS_IT_IS, Attempt, Fitted
 from memjax.holders import Holder, Ledger, Share, by_line, by_module, by_phase
 from memjax.idle import IdleGap, idle_gaps
 from memjax.liveness import Gap
+from memjax.loops.notes import LoopNote, loop_notes
 from memjax.plan import Plan, decisions, schedule_of_plan
 from memjax.residents import Resident
 from memjax.segments import emitted_order, segments
@@ -45,6 +46,7 @@ class Analysis:
         donations: verdict for each argument.
         values: where each stored value comes from, by the ids that the timeline uses.
         idle: the idle gaps of stored values, in positions of the timeline.
+        loops: what is stacked, how often, at which line.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Analysis:
     donations: tuple[Donation, ...]
     values: tuple[Holder, ...]
     idle: tuple[IdleGap, ...]
+    loops: tuple[LoopNote, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Analysis of {self.name!r}: peak {format_bytes(self.peak_bytes)}>"
@@ -136,6 +139,7 @@ class Report:
         values: the same for `timeline`; changed loops store other values.
         idle: the idle gaps of stored values in positions of `timeline`, with what is done.
         xla: what is held at the compiled program's own peak; None where XLA does not say.
+        loops: what is stacked in each, and what is done about it.
     """
 
     name: str
@@ -160,6 +164,7 @@ class Report:
     values: tuple[Holder, ...]
     idle: tuple[IdleGap, ...]
     xla: XlaPeak | None
+    loops: tuple[LoopNote, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -222,6 +227,7 @@ def make_analysis(
         donations=tuple(donations),
         values=ledger.values,
         idle=idle_gaps(coarse.problem, order),
+        loops=loop_notes(coarse),
     )
 
 
@@ -276,6 +282,9 @@ def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]
         values=ledger.values,
         idle=idle_gaps(problem, order),
         xla=xla_peak(fitted.step.compiled, ledger, holders),
+        loops=loop_notes(
+            fitted.plain, coarse.graph.program, chosen.plan.loops, chosen.plan.insides
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from memjax.budget import format_bytes
 from memjax.donation import Donation
 from memjax.holders import Holder, Share, by_module, by_phase
+from memjax.loops.notes import LoopNote
 from memjax.xla.peak import EXPLAIN_FROM, XlaPeak
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def analysis_text(found: Analysis, most: int | None = MOST) -> str:
         "  held at the peak:",
         *holder_lines(found.holders, most),
         *share_lines(found.holders, most),
+        *loop_lines(found.loops, most),
     ]
     return "\n".join(lines)
 
@@ -41,6 +43,7 @@ def report_text(found: Report, most: int | None = MOST) -> str:
         [
             *_bytes_lines(found),
             *_plan_lines(found),
+            *loop_lines(found.loops, most),
             "  compilations:",
             *(_compilation_line(number, c) for number, c in enumerate(found.compilations, 1)),
             "  held at the predicted peak:",
@@ -86,6 +89,27 @@ def _plan_lines(found: Report) -> list[str]:
         f"predicted overhead {100 * found.overhead:.1f} %{proven}",
         f"  planner            {found.plan.planner}, {found.planning_seconds:.2f} s",
     ]
+
+
+def loop_lines(loops: Sequence[LoopNote], most: int | None = MOST) -> list[str]:
+    """The loops, those that stack or hold most first among their like, with largest stacks."""
+    if not loops:
+        return []
+    weights = [max(note.length * note.stacked_bytes, note.peak_bytes) for note in loops]
+    ranked = sorted(range(len(loops)), key=lambda i: -weights[i])
+    shown = sorted(ranked[: None if most is None else (most + 1) // 2])
+    lines = ["  loops:"]
+    for number in shown:
+        note = loops[number]
+        lines.append(f"    {'  ' * note.depth}{note}")
+        for stack in note.stacked[: None if most is None else 2]:
+            lines.append(
+                f"      {'  ' * note.depth}{format_bytes(stack.bytes):>10} × {note.length} "
+                f"{stack.what}  {stack.source or ''}".rstrip()
+            )
+    if len(shown) < len(loops):
+        lines.append(f"    and {len(loops) - len(shown)} that hold less")
+    return lines
 
 
 def _compilation_line(number: int, compilation: Compilation) -> str:
