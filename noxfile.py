@@ -84,8 +84,11 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session(python=interpreter(NEWEST) if NEWEST else NEWEST_FIRST[-1])
 def newest(session: nox.Session) -> None:
-    """The newest Python on this machine with the newest jax; lint."""
-    session.install("--upgrade", "-e", ".[test]")
+    """The newest Python on this machine with the newest jax; documentation; lint."""
+    session.install("--upgrade", "-e", ".[test,docs]")
     check(session)
+    # The code blocks of a page build on one another, so a page stays on one worker.
+    session.run("pytest", "--numprocesses=2", "--dist=loadfile", "docs")
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
