@@ -50,6 +50,10 @@ number = 3
 def narrow():
     return [jnp.ones((64, 64))] * 6, jnp.ones((256, 3))
 
+def talking():
+    print("making arguments")
+    return arguments()
+
 def failing():
     raise KeyError("nothing here")
 """
@@ -298,9 +302,9 @@ def test_in_a_process_of_its_own(folder, monkeypatch):
     """The current directory is importable; nothing but the result is on standard output."""
     root = str(__import__("pathlib").Path(memjax.__file__).parent.parent)
     monkeypatch.setenv("PYTHONPATH", root)
-    analyzed = run("analyze", *ON_STEP, "--json")
+    analyzed = run("analyze", "training:step", "training:talking", "--json")
     assert json.loads(analyzed.stdout)["name"] == "step"
-    assert (analyzed.returncode, analyzed.stderr) == (0, "")
+    assert (analyzed.returncode, analyzed.stderr) == (0, "making arguments\n")
     refused = run("plan", *ON_STEP, "--budget", "1KiB")
     assert (refused.returncode, refused.stdout) == (1, "")
     wrong = run("analyze", "training:no", "training:arguments")

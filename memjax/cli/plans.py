@@ -74,7 +74,8 @@ def _optional_target(step: str | None, arguments: str | None) -> Target | None:
         return None
     if arguments is None:
         raise BadInput(f"{step} needs its ARGUMENTS as well: package.module:arguments")
-    return load_target(step, arguments)
+    with working(f"loading {step}"):
+        return load_target(step, arguments)
 
 
 def _program_of(target: Target, plan: Any) -> Program:

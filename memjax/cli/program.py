@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("memjax: interrupted", err=True)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever reads the result has seen enough of it, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:  # noqa: BLE001  the boundary of the program: tell in one line
         return _failed(error, options.debug)
     return result if isinstance(result, int) else 0

@@ -1,10 +1,14 @@
-"""What a command is doing, on standard error, and only on a terminal."""
+"""What a command is doing, on standard error, and only on a terminal.
+
+Meanwhile the user's code runs: what it prints goes to standard error as well, so that
+standard output is the result alone.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 
 @contextmanager
@@ -15,12 +19,14 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
         a function that changes the text.
     """
     if not sys.stderr.isatty():
-        yield lambda _: None
+        with redirect_stdout(sys.stderr):
+            yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    with progress, redirect_stdout(sys.stderr):
         task = progress.add_task(text, total=None)
         yield lambda new: progress.update(task, description=new)
