@@ -46,6 +46,18 @@ def test_what_is_known_is_not_asked_again():
     assert all(i == 1 or 50 < i < 60 for i in bytes_at.asked)
 
 
+@given(base=st.integers(0, 10**9), slope=st.integers(1, 10**6), limit=st.integers(0, 10**12))
+def test_large_answers_are_within_one_part_in_256(base, slope, limit):
+    bytes_at = Counted(lambda i: base + slope * i)
+    found = largest_within(bytes_at, limit, 1, 2**20)
+    exact = min((limit - base) // slope, 2**20)
+    if exact < 1:
+        assert found is None
+    else:
+        assert found <= exact <= found + found // 256
+        assert len(bytes_at.asked) <= 12
+
+
 @given(
     rises=st.lists(st.integers(0, 50) | st.integers(0, 10**6), min_size=1, max_size=300),
     limit=st.integers(0, 10**7),
