@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -293,15 +295,25 @@ def test_other_failures_have_another_exit_code(monkeypatch, capsys):
     assert "AssertionError: a bug of memjax" in capsys.readouterr().err
 
 
+def command(*arguments):
+    return [sys.executable, "-m", "memjax", *arguments]
+
+
 def run(*arguments):
-    command = [sys.executable, "-m", "memjax", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, check=False, timeout=300
+    )
 
 
-def test_in_a_process_of_its_own(folder, monkeypatch):
+@pytest.fixture
+def importable(monkeypatch):
+    """Processes find memjax where these tests do."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(memjax.__file__).parent.parent))
+
+
+@pytest.mark.usefixtures("importable")
+def test_in_a_process_of_its_own():
     """The current directory is importable; nothing but the result is on standard output."""
-    root = str(__import__("pathlib").Path(memjax.__file__).parent.parent)
-    monkeypatch.setenv("PYTHONPATH", root)
     analyzed = run("analyze", "training:step", "training:talking", "--json")
     assert json.loads(analyzed.stdout)["name"] == "step"
     assert (analyzed.returncode, analyzed.stderr) == (0, "making arguments\n")
@@ -310,3 +322,36 @@ def test_in_a_process_of_its_own(folder, monkeypatch):
     wrong = run("analyze", "training:no", "training:arguments")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.usefixtures("importable")
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_progress_is_shown_on_a_terminal_alone():
+    """Standard error is a terminal here, standard output is not."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    arguments = command("max-batch", *ON_STEP, "--budget", "400KiB", "--points", "1")
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = read_all(ours)
+        printed = process.stdout.read()
+    assert "size 1: " in shown
+    assert "\x1b[" not in printed
+    assert "is the largest size" in printed
+
+
+def read_all(descriptor):
+    """What is written to a terminal until the last writer closes it."""
+    parts = []
+    while True:
+        try:
+            part = os.read(descriptor, 4096)
+        except OSError:  # how Linux says that nobody writes any more
+            part = b""
+        if not part:
+            return b"".join(parts).decode(errors="replace")
+        parts.append(part)
