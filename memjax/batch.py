@@ -28,11 +28,12 @@ from memjax.budget import budget_bytes, format_bytes
 from memjax.donation import Donation
 from memjax.fit import BudgetInfeasible, Fitted, Loop, with_device_scale
 from memjax.largest import FINE, largest_within
-from memjax.plan import Plan, schedule_of_plan
-from memjax.problem import Solution, schedule_cost
+from memjax.loops.decisions import Decisions
+from memjax.plan import Plan, fingerprint, schedule_of_plan
+from memjax.problem import Solution
 from memjax.report import make_report
 from memjax.setup import device_of, fit_with_cache, spreads
-from memjax.simulate import InvalidPlan, simulate
+from memjax.simulate import InvalidPlan
 
 AT_MOST = 2**20
 """Where the search ends unless told otherwise; no real batch is larger."""
@@ -294,20 +295,18 @@ class _Search:
 def _curve(probe: _Probe, last: int, fitted: Fitted, points: int) -> tuple[BatchPoint, ...]:
     """Plans for the budget at sizes up to the one that was compiled.
 
-    A schedule that fits a size fits a smaller one of the same problem too, so the cheaper of
-    that and the size's own is taken: overheads do not rise as sizes fall, but for costs that
-    do not grow in step with the size.
+    Decisions that fit a size fit a smaller one too, so the cheaper of those and the size's own
+    is taken: overheads do not rise as sizes fall, but for costs that do not grow in step with
+    the size.
     """
-    best = _solution_of(fitted)
     plan = fitted.chosen.plan
     done = [_point(probe, last, plan, fitted.chosen.total_bytes)]
     count = min(points, last + 1)
     for number in reversed(range(count - 1)):
         index = last * number // (count - 1)
         probe.tell(f"size {probe.sizes[index]}: planning for the curve")
-        loop = probe.loop(index)
-        best = _cheapest(loop, probe.limit_bytes, best)
-        done.append(_point(probe, index, loop.make_plan(loop.prepared, best, probe.limit_bytes)))
+        plan = _cheapest(probe.loop(index), probe.limit_bytes, plan)
+        done.append(_point(probe, index, plan))
     return tuple(reversed(done))
 
 
@@ -323,24 +322,24 @@ def _point(probe: _Probe, index: int, plan: Plan, compiled_bytes: int | None = N
     )
 
 
-def _solution_of(fitted: Fitted) -> Solution:
-    problem, plan = fitted.coarse.problem, fitted.chosen.plan
-    if not plan.recomputations and not plan.first_runs:
-        return Solution.identity(problem)
-    return Solution(schedule_of_plan(fitted.coarse, plan), plan.planner)
-
-
-def _cheapest(loop: Loop, limit_bytes: int, larger: Solution) -> Solution:
-    """The cheaper of a size's own schedule and that of a larger size, where that one fits."""
-    problem = loop.prepared.problem
-    own = loop.ask_planner(limit_bytes)
-    if max(larger.order, default=0) >= len(problem.nodes):
+def _cheapest(loop: Loop, limit_bytes: int, larger: Plan) -> Plan:
+    """The cheaper of a size's own plan and the decisions for a larger size, where they fit."""
+    own, met = loop.solve(limit_bytes, limit_bytes)
+    moved = _moved(loop, larger, limit_bytes)
+    if moved is None or moved.predicted_bytes > limit_bytes:
         return own
+    if met and own.overhead <= moved.overhead:
+        return own
+    return replace(moved, bound_overhead=own.bound_overhead)
+
+
+def _moved(loop: Loop, plan: Plan, limit_bytes: int) -> Plan | None:
+    """The decisions of another size's plan for this size; None where it has other eqns."""
+    plan = replace(plan, program=fingerprint(loop.prepared.graph.program))
     try:
-        peak_bytes = simulate(problem, larger.order).peak_bytes
-    except InvalidPlan:  # the step is another one at this size
-        return own
-    if peak_bytes > limit_bytes:
-        return own
-    dearer = schedule_cost(problem, own.order) > schedule_cost(problem, larger.order)
-    return replace(larger, bound_cost=own.bound_cost) if dearer or not own.met else own
+        coarse = loop.coarse_of(plan)
+        solution = Solution(schedule_of_plan(coarse, plan), plan.planner)
+        decisions = Decisions(plan.loops, plan.insides)
+        return loop.make_plan(coarse, solution, limit_bytes, decisions)
+    except InvalidPlan:
+        return None

@@ -64,6 +64,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         ("budget", format_bytes(plan.budget_bytes)),
         ("predicted", format_bytes(plan.predicted_bytes)),
         ("recomputed", f"{len(again)} eqns in {len(plan.recomputations)} segments"),
+        ("loops", f"{len(plan.loops)} changed, {len(plan.insides)} bodies planned"),
         ("overhead", f"{100 * plan.overhead:.1f} %"),
         ("at least", "not proven" if bound is None else f"{100 * bound:.1f} %"),
         ("order", "another one" if plan.first_runs else "the program's own"),
@@ -109,7 +110,8 @@ class Difference:
 
     Attributes:
         programs: why they are for different programs; None where they are for one.
-        only_first: eqns that only the first recomputes; empty where the programs differ.
+        only_first: eqns that only the first recomputes; empty where the programs or what
+            happens to loops differ.
         only_second: likewise.
     """
 
@@ -122,14 +124,20 @@ class Difference:
     @property
     def same(self) -> bool:
         """Whether they are for one program and carry out the same schedule."""
-        schedules = [(p.recomputations, p.first_runs) for p in (self.first, self.second)]
-        return self.programs is None and schedules[0] == schedules[1]
+        return self.programs is None and self.first.decides_like(self.second)
+
+    @property
+    def other_loops(self) -> bool:
+        """Whether they change loops in other ways, so that eqns cannot be compared."""
+        one, two = self.first, self.second
+        return (one.loops, one.insides) != (two.loops, two.insides)
 
     def to_dict(self) -> dict[str, object]:
         """The difference in plain types, ready for JSON."""
         return {
             "same": self.same,
             "programs": self.programs,
+            "other_loops": self.other_loops,
             "first": dict(facts(self.first)),
             "second": dict(facts(self.second)),
             "only_first": list(self.only_first),
@@ -140,8 +148,9 @@ class Difference:
 def difference(first: Plan, second: Plan) -> Difference:
     """Compare two plans."""
     programs = first.program.difference(second.program)
-    if programs is not None:
-        return Difference(first, second, programs, (), ())
+    without = Difference(first, second, programs, (), ())
+    if programs is not None or without.other_loops:
+        return without
     ones, twos = Counter(recomputed(first)), Counter(recomputed(second))
     return Difference(
         first,
@@ -166,6 +175,8 @@ def difference_lines(
         return [*lines, f"  for different programs: {found.programs}"]
     if found.same:
         return [*lines, "  the same schedule"]
+    if found.other_loops:
+        return [*lines, "  loops are changed in other ways"]
     for name, eqns in (("first", found.only_first), ("second", found.only_second)):
         lines.append(f"  recomputed by the {name} alone: {len(eqns)} eqns")
         if program is not None:
@@ -173,7 +184,7 @@ def difference_lines(
         elif eqns:
             lines.append(f"    {_some(eqns, most)}")
     if not found.only_first and not found.only_second:
-        lines.append("  they recompute the same eqns, at other places")
+        lines.append("  they recompute the same eqns at other places")
     return lines
 
 

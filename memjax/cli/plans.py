@@ -61,8 +61,8 @@ def diff(first: str, second: str, step: str | None, arguments: str | None, as_js
 
     one, two = load_plan_file(first), load_plan_file(second)
     target = _optional_target(step, arguments)
-    program = None if target is None else _program_of(target, one)
     found = difference(one, two)
+    program = None if target is None or found.programs else _program_of(target, one)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
@@ -79,18 +79,13 @@ def _optional_target(step: str | None, arguments: str | None) -> Target | None:
 
 
 def _program_of(target: Target, plan: Any) -> Program:
-    """The program of a step as plans number its eqns.
+    """The program whose eqns a plan names: that of the step, with its loops changed.
 
     Raises:
-        BadInput: the plan is for another program.
+        InvalidPlan: the plan is for another program.
     """
     from memjax.api import loop_for
-    from memjax.plan import fingerprint
 
     with working("tracing"):
         loop, _ = loop_for(target.step, target.args, target.kwargs)
-    program = loop.prepared.graph.program
-    difference = plan.program.difference(fingerprint(program))
-    if difference is not None:
-        raise BadInput(f"the plan was made for another program: {difference}")
-    return program
+        return loop.coarse_of(plan).graph.program
