@@ -77,9 +77,20 @@ def plan_lines(plan: Plan, program: Program | None = None, most: int = MOST_ROWS
     """A plan on a screen."""
     lines = [f"plan for {plan.program.name!r}"]
     lines += [f"  {line}" for line in table(("", ""), facts(plan)[1:])[1:]]
-    if program is None:
+    lines += [f"    {text}" for text in _loop_texts(plan)[:most]]
+    if program is None or not plan.recomputations:
         return [*lines, *_segment_lines(plan, most)]
     return [*lines, "  recomputed:", *_row_lines(rows(recomputed(plan), program), most)]
+
+
+def _loop_texts(plan: Plan) -> list[str]:
+    """What happens to each pair of scans."""
+    texts = []
+    for loop in plan.loops:
+        chunks = " × ".join(map(str, loop.chunks))
+        split = f", in chunks of {chunks} iterations" if chunks else ""
+        texts.append(f"scan at eqn {loop.scan}: {len(loop.kept)} values stacked{split}")
+    return texts
 
 
 def _segment_lines(plan: Plan, most: int) -> list[str]:
@@ -198,6 +209,7 @@ def plan_page(plan: Plan) -> str:
     return _PAGE.format(
         title=escape(f"plan for {plan.program.name}"),
         about=html_table(("plan", ""), facts(plan)),
+        loops="".join(f"<p>{escape(text)}</p>" for text in _loop_texts(plan)),
         segments=html_table(("before eqn", "eqns", "which"), segments, right=(0, 1)),
         arguments=html_table(("argument", "type"), arguments),
     )
@@ -216,6 +228,7 @@ tr {{ border-bottom: 1px solid #ccc }}
 </style>
 <h1>{title}</h1>
 {about}
+{loops}
 <h2>Segments</h2>
 {segments}
 <details><summary>Arguments of the program</summary>{arguments}</details>

@@ -37,6 +37,17 @@ def step(weights, x):
 def decorated(weights, x):
     return step(weights, x)
 
+def scanned(weights, x):
+    def loss(weights):
+        body = lambda h, w: (jnp.tanh(h @ w) + h, None)
+        return jnp.mean(jax.lax.scan(body, x, weights)[0] ** 2)
+
+    value, gradients = jax.value_and_grad(loss)(weights)
+    return weights - 0.1 * gradients, value
+
+def stacked():
+    return jnp.ones((16, 64, 64)), jnp.ones((256, 64))
+
 def arguments(size=256):
     return [jnp.ones((64, 64))] * 6, jnp.ones((size, 64))
 
@@ -197,6 +208,19 @@ def test_diff(plans, capsys):
     found = json.loads(printed(capsys, "diff", loose, tight, "--json"))
     assert not found["same"]
     assert found["only_first"] or found["only_second"]
+
+
+def test_plans_with_loops(capsys):
+    on_scan = ["training:scanned", "training:stacked"]
+    for name, budget in (("loose.json", "2200KiB"), ("tight.json", "1500KiB")):
+        printed(capsys, "plan", *on_scan, "--budget", budget, "-o", name)
+    for more in ([], on_scan):
+        assert "values stacked" in printed(capsys, "show", "tight.json", *more)
+        text = printed(capsys, "diff", "loose.json", "tight.json", *more)
+        assert "loops are changed in other ways" in text
+    assert "the same schedule" in printed(capsys, "diff", "tight.json", "tight.json", *on_scan)
+    printed(capsys, "show", "tight.json", "--html", "loops.html")
+    assert "values stacked" in Path("loops.html").read_text()
 
 
 def test_diff_of_plans_for_different_programs(plans, capsys):
