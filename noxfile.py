@@ -66,11 +66,11 @@ def install_browser(session: nox.Session) -> None:
     session.run(*command, env=patience, success_codes=[0, 1], silent=True)
 
 
-def check(session: nox.Session) -> None:
-    """Tests, notebooks and types in the environment of a session."""
+def check(session: nox.Session, *folders: str) -> None:
+    """The tests of some folders, and types, in the environment of a session."""
     session.run("python", "-c", VERSIONS)
     install_browser(session)
-    paths = session.posargs or ["tests", "notebooks"]
+    paths = session.posargs or folders
     session.run("pytest", "--numprocesses=2", "--nbmake", "--nbmake-timeout=600", *paths)
     session.run("mypy")
 
@@ -79,13 +79,16 @@ def check(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """Python 3.11 with the oldest jax that memjax supports."""
     session.install("-e", ".[test]", OLDEST[1])
-    check(session)
+    check(session, "tests")
 
 
 @nox.session(python=interpreter(NEWEST) if NEWEST else NEWEST_FIRST[-1])
 def newest(session: nox.Session) -> None:
-    """The newest Python on this machine with the newest jax; lint."""
-    session.install("--upgrade", "-e", ".[test]")
-    check(session)
+    """The newest Python on this machine with the newest jax; documentation; lint."""
+    session.install("--upgrade", "-e", ".[test,docs]")
+    check(session, "tests", "notebooks")
+    # The code blocks of a page build on one another, so a page stays on one worker.
+    session.run("pytest", "--numprocesses=2", "--dist=loadfile", "docs")
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")

@@ -2,6 +2,8 @@
 
 from memjax import figures, page
 from memjax.api import BudgetedStep, Floor, analyze, floor, frontier, memory_budget, plan
+from memjax.batch import max_batch
+from memjax.batch_result import BatchPoint, MaxBatch
 from memjax.compile import Footprint, footprint
 from memjax.curve import Frontier
 from memjax.fit import BudgetInfeasible
@@ -16,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Analysis",
+    "BatchPoint",
     "BudgetInfeasible",
     "BudgetedStep",
     "Floor",
@@ -23,6 +26,7 @@ __all__ = [
     "Frontier",
     "Holder",
     "InvalidPlan",
+    "MaxBatch",
     "Node",
     "Plan",
     "Problem",
@@ -36,6 +40,7 @@ __all__ = [
     "floor",
     "footprint",
     "frontier",
+    "max_batch",
     "memory_budget",
     "page",
     "plan",

@@ -265,7 +265,7 @@ class BudgetedStep:
         try:
             fitted = fit_with_cache(loop, limit, settings)
         except BudgetInfeasible as error:
-            raise _explained(error, donations) from None
+            raise explained(error, donations) from None
         return Entry(
             tree=call.tree,
             static=call.static,
@@ -301,8 +301,10 @@ def _is_about_buffers(error: RuntimeError) -> bool:
     return any(word in str(error).lower() for word in ("delete", "donate"))
 
 
-def _explained(error: BudgetInfeasible, donations: Sequence[Donation]) -> BudgetInfeasible:
-    """Say what fills the floor and what would help."""
+def explained(
+    error: BudgetInfeasible, donations: Sequence[Donation], lead: str = ""
+) -> BudgetInfeasible:
+    """Say what fills the floor and what would help, after `lead`."""
     holders = fitted_holders(error.fitted)
     refused = sum(d.bytes for d in donations if not d.donated)
     helps = [f"a budget of at least {error.floor_bytes} bytes", "a smaller batch"]
@@ -310,7 +312,7 @@ def _explained(error: BudgetInfeasible, donations: Sequence[Donation]) -> Budget
         helps.append(f"donation of what was kept ({format_bytes(refused)}; see the report)")
     message = "\n".join(
         [
-            f"{error}.",
+            f"{lead}{error}.",
             "Held at its peak:",
             *holder_lines(holders),
             f"What helps: {', '.join(helps)}.",
@@ -332,7 +334,7 @@ def analyze(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysis:
         args: its arguments; `jax.ShapeDtypeStruct` leaves will do.
         kwargs: likewise.
     """
-    loop, donations = _loop_for(step, args, kwargs)
+    loop, donations = loop_for(step, args, kwargs)
     return make_analysis(loop.coarsen(loop.program), donations, loop.residents(loop.program))
 
 
@@ -361,7 +363,7 @@ def floor(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Floor:
         args: its arguments; `jax.ShapeDtypeStruct` leaves will do.
         kwargs: likewise.
     """
-    loop, donations = _loop_for(step, args, kwargs)
+    loop, donations = loop_for(step, args, kwargs)
     fitted = find_floor(loop)
     compiled = fitted.chosen.measured.footprint
     report = make_report(fitted, compiled.total_bytes, donations)
@@ -387,15 +389,16 @@ def frontier(
         verify: compile the program of each point, and state its bytes.
         kwargs: keyword arguments of the step.
     """
-    loop, _ = _loop_for(step, args, kwargs)
+    loop, _ = loop_for(step, args, kwargs)
     device = device_of(Settings(budget=1), ())
     chosen = tuple(budget_bytes(b, device) for b in budgets) or default_budgets(loop, points)
     return make_frontier(loop, chosen, verify=verify)
 
 
-def _loop_for(
+def loop_for(
     step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Loop, tuple[Donation, ...]]:
+    """A closed loop that is ready to run, and the verdict on donation, for a call of a step."""
     settings = Settings(budget=1)
     if isinstance(step, BudgetedStep):
         settings, step = step._settings, step._step

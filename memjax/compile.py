@@ -164,11 +164,14 @@ def compiler_options(target: Target, *, for_memory: bool, has_barriers: bool) ->
 
 
 @cache
-def barriers_hold() -> bool:
+def barriers_hold(options: tuple[tuple[str, str], ...] = ()) -> bool:
     """Whether the default backend keeps a recomputation behind a barrier; compiled once.
 
     Two equal matmuls stand on either side of a barrier. Where it is dropped before XLA
     looks for common subexpressions, one of them is left.
+
+    Args:
+        options: compiler options, as pairs; XLA's defaults where there are none.
     """
     size = 64
 
@@ -178,7 +181,7 @@ def barriers_hold() -> bool:
         return jnp.sum(first * jnp.tanh(again @ w))
 
     square = jax.ShapeDtypeStruct((size, size), jnp.float32)
-    compiled = jax.jit(probe).lower(square, square).compile()
+    compiled = jax.jit(probe).lower(square, square).compile(dict(options) or None)
     return _flops(compiled) >= 1.5 * 2 * size**3
 
 

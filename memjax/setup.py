@@ -148,7 +148,8 @@ def _flat_out_shardings(settings: Settings, program: Program) -> list[Any] | Non
     return list(_compat.broadcast_prefix(settings.out_shardings, results))
 
 
-def _spreads(loop: Loop) -> bool:
+def spreads(loop: Loop) -> bool:
+    """Whether a program runs on several devices."""
     shardings = [getattr(struct, "sharding", None) for struct in loop.target.arguments]
     shardings += [*(loop.target.in_shardings or ()), *(loop.target.out_shardings or ())]
     return any(len(getattr(s, "device_set", ())) > 1 for s in shardings)
@@ -169,7 +170,7 @@ def _cached_plan(loop: Loop, path: Path) -> Plan | None:
 
 def fit_with_cache(loop: Loop, limit: int, settings: Settings) -> Fitted:
     """Run the closed loop; a plan that the settings give or a folder holds is tried first."""
-    if _spreads(loop):
+    if spreads(loop):
         loop = with_device_scale(loop, limit)
     given, path = settings.plan, None
     if settings.plan_cache is not None:

@@ -1,11 +1,14 @@
 """The README says what is true of the repository."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 from docs import readme_numbers
+from memjax import cli
+from memjax.cli.program import program
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,6 +34,35 @@ def test_ci_runs_the_second_command(commands):
 
 def test_the_numbers_are_those_of_the_result_files(readme):
     assert readme_numbers.numbers() in readme
+
+
+def test_the_script_and_the_commands_run_as_they_are(readme, tmp_path, monkeypatch, capsys):
+    """What a newcomer does: paste it, run it, open the page."""
+    scripts = [b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "..." not in b]
+    assert len(scripts) == 1
+    path = tmp_path / "train.py"
+    path.write_text(scripts[0])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "of 8.0 MiB budgeted" in printed
+    assert "train.py:14 (__call__)" in printed
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+    commands = re.findall(r"^\$ memjax (.*)", readme, re.MULTILINE)
+    assert {command.split()[0] for command in commands} >= {"analyze", "plan", "max-batch"}
+    monkeypatch.syspath_prepend(str(tmp_path))
+    quick = ["--at-most", "256", "--points", "1"]
+    for command in commands:
+        more = quick if command.startswith("max-batch") else []
+        assert cli.main([*command.split(), *more]) == 0, command
+
+
+def test_the_command_line_page_names_every_command_and_exit_code():
+    page = (ROOT / "docs" / "howto" / "command_line.md").read_text(encoding="utf-8")
+    assert {c for c in program.commands if f"| `memjax {c}" not in page} == set()
+    codes = (0, cli.EXIT_INFEASIBLE, cli.EXIT_BAD_INPUT, cli.EXIT_FAILED, cli.EXIT_INTERRUPTED)
+    assert [int(n) for n in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == list(codes)
 
 
 def test_links_lead_to_files(readme):

@@ -160,3 +160,22 @@ say(**report_of(budgeted, args), deleted=any(w.is_deleted() for w in args[0]))
 """)
     assert found["compiled"] <= found["budget"]
     assert not found["deleted"]
+
+
+def test_the_largest_batch_of_two_devices():
+    """Split over two devices, the batch may be larger than on one."""
+    found = run("""
+def make_arguments(size, weights_on=whole, batch_on=split):
+    struct = jax.ShapeDtypeStruct
+    kept = [struct(w.shape, w.dtype, sharding=weights_on) for w in weights]
+    return kept, struct((size, 32), x.dtype, sharding=batch_on)
+
+on_two = memjax.max_batch(make_arguments, step, "150KiB", multiple_of=2, points=2, planner=QUICK)
+on_one = memjax.max_batch(
+    lambda n: make_arguments(n, None, None), step, "150KiB", points=1, planner=QUICK
+)
+say(two=on_two.size, one=on_one.size, compiled=on_two.report.compiled.total_bytes,
+    plain=on_two.points[-1].plain_bytes)
+""")
+    assert found["two"] > 1.2 * found["one"]
+    assert found["compiled"] <= 150 * 2**10

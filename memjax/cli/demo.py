@@ -1,31 +1,21 @@
-"""The command `memjax`.
-
-In: a command line. Out: text or JSON on standard output, progress and errors on standard
-error, and an exit code: 0 done, 1 failed, 2 wrong usage, 3 no plan fits the budget.
-
-An error is one line; `memjax --debug …` shows the traceback. A new command is a function
-under `@program.command()`.
-"""
+"""`memjax demo`: train a small GPT plain, by `jax.checkpoint` and under budgets."""
 
 from __future__ import annotations
 
 import json
-import sys
-import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+
+from memjax.cli.inputs import Budget
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from memjax.demo.variant import Measurement, Variant
 
-EXIT_FAILED = 1
-EXIT_INFEASIBLE = 3
-_INFEASIBLE = "BudgetInfeasible"
 _MIB = 2**20
 _CAPTION = (
     "jax.checkpoint: round each block. Compiled: what XLA assigned, and what a budget covers. "
@@ -33,27 +23,12 @@ _CAPTION = (
 )
 
 
-@dataclass
-class _Options:
-    """What the options in front of the command said; `main` reads them after it failed."""
-
-    debug: bool = False
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="memjax")
-@click.pass_obj
-def program(options: _Options, debug: bool) -> None:
-    """Fit a JAX train step into a memory budget, checked on the compiled program."""
-    options.debug = debug
-
-
-@program.command()
+@click.command()
 @click.option(
     "--budget",
     "budgets",
     multiple=True,
+    type=Budget(),
     metavar="BYTES",
     default=("300MiB", "130MiB"),
     show_default=True,
@@ -86,7 +61,6 @@ def _need_demo_packages() -> None:
         import flax  # noqa: F401
         import optax  # noqa: F401
         import psutil  # noqa: F401
-        import rich  # noqa: F401
     except ImportError as error:
         hint = "pip install 'memjax[demo]'"
         raise click.ClickException(f"the demo needs {error.name}: {hint}") from error
@@ -132,37 +106,3 @@ def _table(measurements: Sequence[Measurement]) -> Table:
             f"{m.last_loss:.4f}",
         )
     return table
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code.
-
-    Args:
-        arguments: the command line after the program's name; the process's own where None.
-    """
-    options = _Options()
-    try:
-        program.main(args=arguments, obj=options, standalone_mode=False, prog_name="memjax")
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("memjax: interrupted", err=True)
-        return 130
-    except Exception as error:  # noqa: BLE001  the boundary of the program: tell in one line
-        if options.debug:
-            click.echo(getattr(error, "details", None) or traceback.format_exc(), err=True)
-        kind = getattr(error, "kind", type(error).__name__)
-        click.echo(f"memjax: {_first_line(error)}", err=True)
-        return EXIT_INFEASIBLE if kind == _INFEASIBLE else EXIT_FAILED
-    return 0
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,82 @@
+"""`memjax doctor`: what it tries, and what it makes of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from memjax import cli, doctor
+
+
+@pytest.fixture(scope="module")
+def found():
+    return {finding.name: finding for finding in doctor.examine()}
+
+
+def test_all_is_well_where_the_tests_run(found):
+    wrong = [finding for finding in found.values() if finding.verdict == "wrong"]
+    assert wrong == []
+    assert {"Python", "memjax", "jax", "device 0", "barriers", "donation"} <= set(found)
+
+
+def test_cpu_states_no_limit(found):
+    assert "bytes" in found["device 0"].meaning
+
+
+@pytest.mark.parametrize(
+    ("held", "verdict", "word"),
+    [
+        (lambda options=(): True, "ok", "hold"),
+        (lambda options=(): bool(options), "note", "xla_disable_hlo_passes=cse_barrier_expander"),
+        (lambda options=(): False, "wrong", "removed"),
+    ],
+)
+def test_barriers(monkeypatch, held, verdict, word):
+    monkeypatch.setattr(doctor, "barriers_hold", held)
+    finding = doctor.barriers()
+    assert finding.verdict == verdict
+    assert word in finding.what
+
+
+def test_donation_that_does_not_happen(monkeypatch):
+    jit = doctor.jax.jit
+    monkeypatch.setattr(doctor.jax, "jit", lambda f, donate_argnums=(): jit(f))
+    assert doctor.donation().verdict == "wrong"
+
+
+def test_a_check_that_fails_is_a_finding(monkeypatch):
+    def fail():
+        raise RuntimeError("no statistics\nmore")
+
+    monkeypatch.setattr(doctor, "CHECKS", {"memory statistics": fail})
+    last = [f for f in doctor.examine() if f.name == "memory statistics"]
+    assert last == [doctor.Finding("memory statistics", "wrong", "RuntimeError: no statistics")]
+
+
+def test_settings():
+    environment = {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "XLA_FLAGS": "--xla_cpu_scheduler_type=X --xla_dump_to=there",
+        "MALLOC_ARENA_MAX": "1",
+    }
+    on_cpu = {f.name: f for f in doctor.settings(environment, "cpu")}
+    assert on_cpu["XLA_PYTHON_CLIENT_PREALLOCATE"].meaning == "Has no effect on CPU."
+    assert on_cpu["XLA_FLAGS xla_cpu_scheduler_type"].what == "X"
+    assert "MALLOC_ARENA_MAX" in on_cpu
+    on_gpu = {f.name: f for f in doctor.settings(environment, "gpu")}
+    assert "start" in on_gpu["XLA_PYTHON_CLIENT_PREALLOCATE"].meaning
+    assert "MALLOC_ARENA_MAX" not in on_gpu
+    assert doctor.settings({}, "cpu") == [
+        doctor.Finding("settings", "ok", "defaults of JAX and XLA")
+    ]
+
+
+def test_something_wrong_is_exit_code_1(monkeypatch, capsys):
+    findings = (doctor.Finding("a", "ok", "fine"), doctor.Finding("b", "wrong", "bad", "so what"))
+    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().out.splitlines() == ["✓ a  fine", "✗ b  bad", "     so what"]
+    monkeypatch.setattr(doctor, "examine", lambda: findings[:1])
+    assert cli.main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["verdict"] == "ok"
