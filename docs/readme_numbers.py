@@ -16,6 +16,12 @@ MIB = 2**20
 LOSSES = """Losses over 20 steps: the largest relative difference from plain `jax.jit`, and what
 starting one rounding away from the same state makes of plain `jax.jit` itself:"""
 
+LOOPS = """Train steps with loops (`benchmarks/loops.py`): as they are, with `jax.checkpoint` by hand
+(on the body of the scan, or round a scan over chunks), and within budgets. *gpt* scans over 8
+layers, *thin gpt* over 64; *lstm* has its loss on the last of 1,000 states, *lstm states* (Flax) on
+all of them. An extra forward pass is the FLOPs of the plain step's forward scan, or a third of
+the step's where there is none."""
+
 PLANS = """Overhead of plans in % of the plain cost, with the budget as a share of the peak.
 Checkmate, Moccasin (both at fixed order) and FastSA (free order) are *as published*, rounded by
 their authors, on their machines. *Proven* is the bound that comes with our plan at fixed order.
@@ -108,6 +114,29 @@ def losses(files: Sequence[Sequence[Row]]) -> list[str]:
     return table(header, lines)
 
 
+def loops(rows: Sequence[Row]) -> list[str]:
+    """Steps with loops, checkpointed by hand and within budgets."""
+    header = (
+        "program", "variant", "compiled MiB", "temporaries MiB", "predicted MiB",
+        "extra forward passes", "step time ÷ plain", "largest loss difference",
+    )  # fmt: skip
+    lines = (
+        (
+            row["program"].replace("_", " "),
+            f"**{row['variant']}**" if row["budget_bytes"] else row["variant"],
+            number(row["compiled_bytes"], ".1f", 1 / MIB),
+            number(row["temp_bytes"], ".1f", 1 / MIB),
+            number(row["predicted_bytes"], ".1f", 1 / MIB),
+            number(row["extra_passes"], ".2f"),
+            number(row["step_ratio"], ".2f"),
+            number(row["loss_difference"], ".0e") if row["budget_bytes"] else "",
+        )
+        for row in rows
+        if row["compiled_bytes"]
+    )
+    return [where(rows), "", *table(header, lines), ""]
+
+
 def overheads(files: Sequence[Sequence[Row]]) -> list[str]:
     """What a call costs more."""
     header = ("arrays in the state, jax", "jax.jit µs", "memjax µs")
@@ -167,6 +196,9 @@ def numbers() -> str:
     lines = [BEGIN, ""]
     for rows in read("gpt_budgets"):
         lines += budgets(rows)
+    lines += [LOOPS, ""]
+    for rows in read("loops"):
+        lines += loops(rows)
     lines += [LOSSES, "", *losses(read("losses")), "", "A call, once compiled:", ""]
     lines += [*overheads(read("call_overhead")), "", PLANS, "", *plans(), "", PLANS_FIGURE, "", END]
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from memjax.compile import Footprint
 from memjax.curve import Frontier, default_budgets, make_frontier
 from memjax.donation import Donation, without_shared_buffers
 from memjax.fit import BudgetInfeasible, Fitted, Loop, find_floor
+from memjax.nests import look_inside
 from memjax.plan import Plan
 from memjax.planners import Planner, get_planner
 from memjax.report import (
@@ -335,7 +336,8 @@ def analyze(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysis:
         kwargs: likewise.
     """
     loop, donations = loop_for(step, args, kwargs)
-    return make_analysis(loop.coarsen(loop.program), donations, loop.residents(loop.program))
+    coarse = loop.coarsen(look_inside(loop.program))
+    return make_analysis(coarse, donations, loop.residents(loop.program))
 
 
 @dataclass(frozen=True)
