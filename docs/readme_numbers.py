@@ -16,11 +16,11 @@ MIB = 2**20
 LOSSES = """Losses over 20 steps: the largest relative difference from plain `jax.jit`, and what
 starting one rounding away from the same state makes of plain `jax.jit` itself:"""
 
-LOOPS = """Train steps with loops (`benchmarks/loops.py`): as they are, with `jax.checkpoint` by hand
-(on the body of the scan, or round a scan over chunks), and within budgets. *gpt* scans over 8
-layers, *thin gpt* over 64; *lstm* has its loss on the last of 1,000 states, *lstm states* (Flax) on
-all of them. An extra forward pass is the FLOPs of the plain step's forward scan, or a third of
-the step's where there is none."""
+LOOPS = """Train steps with loops (`benchmarks/loops.py`): as they are, with `jax.checkpoint` by
+hand (on the body of the scan, or round a scan over chunks), and within budgets. *gpt* scans over
+8 layers, *thin gpt* over 64; *lstm* has its loss on the last of 1,000 states, *lstm states*
+(Flax) on all of them. An extra forward pass is the FLOPs of the plain step's forward scan, or a
+third of the step's where there is none."""
 
 PLANS = """Overhead of plans in % of the plain cost, with the budget as a share of the peak.
 Checkmate, Moccasin (both at fixed order) and FastSA (free order) are *as published*, rounded by

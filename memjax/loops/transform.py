@@ -22,7 +22,7 @@ Not handled: full stacks of some residuals and chunks for the others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ import numpy as np
 from jax import lax
 
 from memjax.loops.builder import ZERO, Level, Ref, Source, type_of
+from memjax.loops.iteration import Iteration
 from memjax.loops.pairs import Pair, Scan, find_pairs
 from memjax.trace import Constant, Eqn, Operand, Program
 
@@ -200,7 +201,7 @@ class _Change:
             values: list[Operand] = [*kept]
             values += [scan.stacked_results[n] for n in self.pinned] if pinned else []
             known: dict[int, Source] = dict(zip(scan.carry_arguments, carry, strict=True))
-            copy = _BodyCopy(self, body, scan, index, known)
+            copy = Iteration(self.level, body, scan, index, known)
             filled = copy.stacked(values, stacks, where)
             return [*(copy.source(r) for r in scan.carry_results), *filled]
 
@@ -310,11 +311,11 @@ class _Change:
 
         def step(body: Level, index: Ref, state: list[Ref]) -> list[Source]:
             local = _offset(body, index, chunk.start)
-            again = _BodyCopy(self, body, forward, index, {})
+            again = Iteration(self.level, body, forward, index, {})
             again.stacks = {v: (stack, index) for v, stack in whole.items() if isinstance(v, int)}
             again.stacks |= {v: (stack, local) for v, stack in stacked.items()}
-            own = _BodyCopy(
-                self, body, scan, index, dict(zip(scan.carry_arguments, state, strict=False))
+            own = Iteration(
+                self.level, body, scan, index, dict(zip(scan.carry_arguments, state, strict=False))
             )
             own.residuals = {a: forward.stacked_results[n] for a, n in links.items()}
             own.forward = again
@@ -323,95 +324,6 @@ class _Change:
             return [*(own.source(r) for r in scan.carry_results), *filled]
 
         return list(level.loop(step, chunk.length, scan.reverse, chunk.start, state))
-
-
-@dataclass
-class _BodyCopy:
-    """One iteration of a scan in the body of a new loop, eqn by eqn as they are asked for.
-
-    Attributes:
-        change: whose pair.
-        level: the new body.
-        scan: whose body is copied.
-        index: of the iteration.
-        known: sources by value of the scan's body.
-        stacks: values that are there in stacks, with the index into each.
-        residuals: arguments that are values of `forward`'s body.
-        forward: the same iteration of the forward scan.
-    """
-
-    change: _Change
-    level: Level
-    scan: Scan
-    index: Ref
-    known: dict[int, Source]
-    stacks: dict[int, tuple[Ref, Source]] = field(default_factory=dict)
-    residuals: dict[int, Operand] = field(default_factory=dict)
-    forward: _BodyCopy | None = None
-
-    def source(self, operand: Operand) -> Source:
-        """A value of the scan's body; what it is computed from is copied first."""
-        if not isinstance(operand, int):
-            return operand
-        for eqn in self.missing(operand):
-            inputs = [self.source(v) for v in eqn.inputs]
-            outputs = self.level.copy(eqn, inputs, self.scan.body.avals)
-            for value, ref in zip(eqn.outputs, outputs, strict=True):
-                self.known.setdefault(value, ref)
-        if operand not in self.known:
-            self.known[operand] = self.leaf(operand)
-        return self.known[operand]
-
-    def missing(self, value: int) -> list[Eqn]:
-        """The eqns that must run before a value is there, in order."""
-        body = self.scan.body
-        found: set[int] = set()
-        stack = [value]
-        while stack:
-            value = stack.pop()
-            producer = body.producer[value]
-            if value in self.known or value in self.stacks or producer < 0 or producer in found:
-                continue
-            found.add(producer)
-            stack += body.eqns[producer].reads
-        return [body.eqns[i] for i in sorted(found)]
-
-    def leaf(self, value: int) -> Source:
-        """What no eqn of the body is run for."""
-        scan = self.scan
-        if value in self.stacks:
-            return self.level.take(*self.stacks[value])
-        if value in self.residuals:
-            assert self.forward is not None
-            return self.forward.source(self.residuals[value])
-        for argument, operand in zip(scan.constant_arguments, scan.constant_operands, strict=True):
-            if argument == value:
-                return self.change.outside([operand])[0]
-        for argument, operand in zip(scan.slice_arguments, scan.slice_operands, strict=True):
-            if argument == value:
-                return self.level.take(self.change.outside([operand])[0], self.index)
-        for constant, array in scan.body.constants:
-            if constant == value:
-                return self.level.array(scan.body.avals[value], array)
-        raise AssertionError("a carry of the forward scan is neither stacked nor handed on")
-
-    def stacked(
-        self, values: Sequence[Operand], stacks: Sequence[Ref], where: Sequence[Source]
-    ) -> list[Source]:
-        """Compute values in the order of the body, and put each into its stack at once."""
-        body = self.scan.body
-        filled: dict[int, Source] = {}
-        places = {id(eqn): number for number, eqn in enumerate(body.eqns)}
-
-        def place(number: int) -> int:
-            value = values[number]
-            producer = body.producer[value] if isinstance(value, int) else -1
-            return places[id(body.eqns[producer])] if producer >= 0 else -1
-
-        for number in sorted(range(len(values)), key=place):
-            value = self.source(values[number])
-            filled[number] = self.level.put(stacks[number], where[number], value)
-        return [filled[number] for number in range(len(values))]
 
 
 def _type_in(scan: Scan, operand: Operand) -> Any:
