@@ -37,6 +37,8 @@ from memjax.trace import Program
 
 EARLIER_LINKS = 2
 """How many cheaper links compete with the first that meets the target by itself."""
+WORTH = 0.02
+"""They do where they could save this part of the step's seconds; planning takes seconds, too."""
 TIGHTEST_LINKS = 3
 """How many links with the lowest floors are tried where the target is not met."""
 
@@ -75,11 +77,13 @@ class Link:
         loops: the changes that they are.
         bytes: estimated, of all pairs.
         least_bytes: estimated for the pair that holds most, its bodies planned tightly.
+        seconds: of running eqns of the pairs again, at least.
     """
 
     loops: tuple[LoopPlan, ...]
     bytes: int
     least_bytes: int
+    seconds: float
 
 
 @dataclass
@@ -108,7 +112,11 @@ class Chooser:
         first = self._first_that_meets(program, chain, target_bytes, price)
         best = self._at(program, chain[first], target_bytes, price)
         rival = replace(self, planner=self.planner.quick())
-        rivals = chain[max(0, first - EARLIER_LINKS) : first]
+        plain = price(program, False).problem
+        worth = best.seconds - (1 + WORTH) * plain.total_cost
+        rivals = [
+            link for link in chain[max(0, first - EARLIER_LINKS) : first] if link.seconds < worth
+        ]
         if not best.met:
             tightest = sorted(chain, key=lambda link: link.least_bytes)
             rivals = list(dict.fromkeys([*rivals, *tightest[:TIGHTEST_LINKS]]))
@@ -116,7 +124,6 @@ class Chooser:
             choice = rival._at(program, link, target_bytes, price)
             if _key(choice) < _key(best):
                 best = choice
-        plain = price(program, False).problem
         bound = plain.total_cost + _least_seconds(menus, target_bytes - plain.base_bytes)
         return replace(best, bound_seconds=bound)
 
@@ -259,4 +266,5 @@ def _link(chosen: Sequence[Variant]) -> Link:
         plans,
         sum(variant.bytes for variant in chosen),
         max((variant.least_bytes for variant in chosen), default=0),
+        sum(variant.seconds for variant in chosen),
     )
