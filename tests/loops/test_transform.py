@@ -16,10 +16,12 @@ from jax import lax
 
 from memjax import cost
 from memjax.backends import BACKENDS
+from memjax.loops.choose import Chooser
 from memjax.loops.pairs import Pair, find_pairs
 from memjax.loops.residuals import cuts, joint_body
 from memjax.loops.transform import LoopPlan, transform
 from memjax.nests import look_inside
+from memjax.planners import get_planner
 from memjax.prepare import prepare
 from memjax.price import Pricer
 from memjax.rewrite import rewrite
@@ -88,6 +90,8 @@ _OPS: dict[str, Callable[[Any, Any], Any]] = {
     "sin": lambda a, b: jnp.sin(a) + b,
     "matmul": lambda a, b: a @ jnp.cos(b).T @ b,
     "reduce": lambda a, b: a - b.mean(-1, keepdims=True),
+    "scan": lambda a, b: lax.scan(lambda c, _: (jnp.tanh(c) + 0.1 * b, None), a, None, 3)[0],
+    "stack": lambda a, b: jnp.tanh(b) + lax.scan(lambda c, x: (c * x, c), a[0], b)[1],
 }
 
 
@@ -103,6 +107,42 @@ def bodies(draw: st.DrawFn) -> Body:
     return Body(draw(st.integers(0, 2)), tuple(ops), draw(st.booleans()))
 
 
+def step_of(
+    body: Body, length: int, seed: int, **options: Any
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Value and gradients of a loss on what a scan over a body returns, and arguments."""
+
+    def loss(table: Any, xs: Any, first: Any) -> Any:
+        step = lambda carry, x: body(table, carry, x)  # noqa: E731
+        last, stacked = lax.scan(step, first, xs, **options)
+        total = sum((jnp.sum(jnp.sin(c)) for c in last), jnp.zeros(()))
+        return total if stacked is None else total + jnp.sum(jnp.sin(stacked))
+
+    keys = jax.random.split(jax.random.key(seed), 3)
+    args = (
+        jax.random.normal(keys[0], (ROWS, WIDTH)),
+        jax.random.normal(keys[1], (length, ROWS, WIDTH)),
+        tuple(jax.random.normal(k, (ROWS, WIDTH)) for k in jax.random.split(keys[2], body.carries)),
+    )
+    return jax.value_and_grad(loss, (0, 1, 2)), args
+
+
+@settings(max_examples=10, deadline=None)
+@given(body=bodies(), length=st.integers(4, 20), reverse=st.booleans(), seed=st.integers(0, 100))
+def test_random_bodies_planned_as_tight_as_they_go(
+    body: Body, length: int, reverse: bool, seed: int
+) -> None:
+    step, args = step_of(body, length, seed, reverse=reverse)
+    program = program_of(step, *args)
+    chooser = Chooser(PRICER, get_planner("auto").quick())
+    choice = chooser.choose(program, 0, lambda p, k: PRICER.coarse(p, keeps_order=k))
+    flat = jax.tree_util.tree_leaves(args)
+    got = jax.jit(rewrite(choice.coarse, choice.solution.order))(*flat)
+    expected = jax.tree_util.tree_leaves(jax.jit(step)(*args))
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     body=bodies(),
@@ -115,19 +155,7 @@ def bodies(draw: st.DrawFn) -> Body:
 def test_random_bodies(
     body: Body, length: int, reverse: bool, unroll: int, sizes: list[int], seed: int
 ) -> None:
-    def loss(table: Any, xs: Any, first: Any) -> Any:
-        step = lambda carry, x: body(table, carry, x)  # noqa: E731
-        last, stacked = lax.scan(step, first, xs, reverse=reverse, unroll=unroll)
-        total = sum((jnp.sum(jnp.sin(c)) for c in last), jnp.zeros(()))
-        return total if stacked is None else total + jnp.sum(stacked**2)
-
-    keys = jax.random.split(jax.random.key(seed), 3)
-    args = (
-        jax.random.normal(keys[0], (ROWS, WIDTH)),
-        jax.random.normal(keys[1], (length, ROWS, WIDTH)),
-        tuple(jax.random.normal(k, (ROWS, WIDTH)) for k in jax.random.split(keys[2], body.carries)),
-    )
-    step = jax.value_and_grad(loss, (0, 1, 2))
+    step, args = step_of(body, length, seed, reverse=reverse, unroll=unroll)
     if not find_pairs(program_of(step, *args)):
         return
     chunks = tuple(sorted({s for s in sizes if s < length}, reverse=True))
