@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -42,9 +42,10 @@ import numpy as np
 from memjax.planners.auto import AutoPlanner
 from memjax.planners.base import Planner
 from memjax.planners.incremental import Schedule
+from memjax.planners.lowering import Lowering, permuted
 from memjax.planners.orders import Orders
-from memjax.planners.search import Search
-from memjax.problem import Node, Problem, Solution, schedule_cost
+from memjax.planners.relaxation import relax
+from memjax.problem import Problem, Solution, schedule_cost
 from memjax.simulate import simulate
 
 
@@ -53,30 +54,25 @@ class ReorderPlanner(Planner):
     """See the module.
 
     Attributes:
-        moves: moves of one annealing.
-        starts: of the first annealings: the target as a share of the budget, and the heat
-            in mean bytes of a value. Cold ones stay in the valley of the problem's order.
-        tries: of the orders that came out, so many are planned at.
-        turns: how often step 3 is done at most.
-        patience: turns in a row without a gain after which it is over.
-        work: changes that the search may make in each turn, fewer for large problems.
+        moves: of an annealing of orders, for each node; `most_moves` at most.
+        most_moves: see `moves`.
+        heat: of these annealings, in mean bytes of a value. Cold ones stay in the valley of
+            the problem's order.
+        starts: annealings, each with a seed of its own; fewer for large problems.
+        turns: of a lowering at most, after the budget was reached.
+        patience: turns in a row without a gain after which a lowering is over.
+        large: nodes above which a full plan at the problem's order must promise more.
         seed: of all randomness.
     """
 
     name: ClassVar[str] = "reorder"
-    moves: int = 15_000
-    starts: tuple[tuple[float, float], ...] = (
-        (1.0, 16.0),
-        (0.95, 8.0),
-        (0.95, 16.0),
-        (1.0, 32.0),
-        (0.95, 4.0),
-        (0.9, 8.0),
-    )
-    tries: int = 6
-    turns: int = 24
-    patience: int = 3
-    work: int = 20_000
+    moves: int = 48
+    most_moves: int = 60_000
+    heat: float = 16.0
+    starts: int = 4
+    turns: int = 14
+    patience: int = 4
+    large: int = 400
     seed: int = 0
 
     def solve(self, problem: Problem, budget_bytes: int) -> Solution:
@@ -97,73 +93,46 @@ class ReorderPlanner(Planner):
         )
 
     def _searched(self, problem: Problem, budget: int, best: _Attempt) -> _Attempt:
-        """The three steps, until a schedule costs nothing or turns stop helping."""
+        """The three steps, until a schedule costs nothing."""
         orders = self._orders(problem, budget)
         for order in orders:
             best = best.or_of(problem, budget, order)
-        if best.score <= 0:
-            return best
-        count = len(problem.nodes)
-        work = int(min(self.work, 150 * count) / (1 + count / 500))
-        quick = AutoPlanner(
-            work=4 * work,
-            rounds=0,
-            starts=2,
-            bound_columns=0,
-            margins=(1.0, 0.9),
-            mend=False,
-            seed=self.seed,
-        )
-        plain = _Attempt.of(problem, budget, quick.solve(problem, budget).order)
-        for order in orders[: round(self.tries / (1 + count / 1000))]:
-            inner = quick.solve(_permuted(problem, order), budget)
-            best = best.or_of(problem, budget, [order[i] for i in inner.order])
-        if plain.score < 2 * best.score:
+        for start, order in enumerate(orders):
+            if best.score <= 0:
+                return best
+            lowered = self._lowered(problem, budget, order, self.seed + start)
+            best = min(best, lowered, key=lambda attempt: attempt.score)
+        stage = int(Schedule(problem).peaks.argmax())
+        promise = relax(problem, budget, [stage]).extra_cost
+        if promise < best.score / (1 if len(problem.nodes) <= self.large else 2):
             full = AutoPlanner(rounds=2, seed=self.seed).solve(problem, budget)
-            best = best.or_of(problem, budget, plain.order).or_of(problem, budget, full.order)
-        stalled = 0
-        for turn in range(self.turns):
-            if best.score <= 0 or stalled == self.patience * (1 if best.met else 2):
-                break
-            after = best.or_of(problem, budget, self._turn(problem, budget, best.order, turn, work))
-            stalled = 0 if after.score < 0.99 * best.score else stalled + 1
-            best = after
+            best = best.or_of(problem, budget, full.order)
         return best
 
     def _orders(self, problem: Problem, budget: int) -> list[list[int]]:
         """The outcomes of step 1, those with the least excess first."""
+        count = len(problem.nodes)
         found: list[tuple[int, list[int]]] = []
-        moves = min(self.moves, 1000 + 15 * len(problem.nodes))
-        for target, heat in self.starts:
-            order = Orders(problem).anneal(int(target * budget), moves, heat, self.seed)
-            found.append((_excess(_permuted(problem, order), budget), order))
+        moves = min(self.moves * count, self.most_moves)
+        for start in range(max(1, min(self.starts, 1500 // count))):
+            order = Orders(problem).anneal(budget, moves, self.heat, self.seed + start)
+            found.append((_excess(permuted(problem, order), budget), order))
             if found[-1][0] == 0:
                 break
-        found.sort()
-        return [
-            order
-            for index, (_, order) in enumerate(found)
-            if order not in [o for _, o in found[:index]]
-        ]
+        return [order for _, order in sorted(found)]
 
-    def _turn(
-        self, problem: Problem, budget: int, order: Sequence[int], turn: int, work: int
-    ) -> list[int]:
-        """Step 3 once, from a schedule to a schedule."""
-        expanded, edges = _expanded(problem, order)
-        target = int(budget * (0.98, 0.95, 0.9, 0.85)[turn % 4])
-        moves = min(self.moves // 2, 500 + 8 * len(expanded.nodes))
-        runs = Orders(expanded, edges).anneal(target, moves, 1.0, self.seed + turn)
-        moved = [order[i] for i in runs]
-        first = list(dict.fromkeys(moved))
-        place = {node: index for index, node in enumerate(first)}
-        schedule = Schedule(_permuted(problem, first))
-        search = Search(schedule, budget, self.seed + turn)
-        search.go_to(Schedule.runs_in([place[node] for node in moved]))
-        if search.recreate(0.0):
-            search.prune(search.dearest(search.runs()))
-        search.improve(work)
-        return [first[i] for i in schedule.order()]
+    def _lowered(self, problem: Problem, budget: int, order: list[int], seed: int) -> _Attempt:
+        """Step 2: the best schedule on the way from an order."""
+        best, stalled = _Attempt.of(problem, budget, order), 0
+        peak_bytes = simulate(problem, order).peak_bytes
+        lowering = Lowering(problem, budget, seed=seed)
+        for schedule in lowering.turns(order, peak_bytes, lowering.steps + self.turns):
+            after = best.or_of(problem, budget, schedule)
+            stalled = 0 if not best.met or after.score < 0.99 * best.score else stalled + 1
+            best = after
+            if stalled == self.patience:
+                break
+        return best
 
 
 @dataclass(frozen=True)
@@ -188,40 +157,6 @@ class _Attempt:
         """The better of this and another schedule."""
         other = _Attempt.of(problem, budget, order)
         return other if other.score < self.score else self
-
-
-def _permuted(problem: Problem, order: Sequence[int]) -> Problem:
-    """The same problem with its nodes in another topological order."""
-    return replace(problem, nodes=tuple(problem.nodes[i] for i in order))
-
-
-def _expanded(problem: Problem, order: Sequence[int]) -> tuple[Problem, list[tuple[int, int]]]:
-    """The problem whose nodes are the runs of a schedule, and whose values are the copies.
-
-    Returns:
-        The problem, and pairs of its nodes that must keep their order for reads to see the
-        same copies: a run after the readers of the copy before it.
-    """
-    newest: dict[int, int] = {}
-    touched: dict[int, list[int]] = {}
-    edges: list[tuple[int, int]] = []
-    nodes: list[Node] = []
-    value_bytes: list[int] = []
-    for index, run in enumerate(order):
-        node = problem.nodes[run]
-        inputs = tuple(newest[v] for v in node.inputs if v in newest)
-        in_place = tuple(newest[v] for v in node.in_place if v in newest)
-        for value in node.inputs:
-            touched.setdefault(value, []).append(index)
-        for value in node.outputs:
-            edges += [(earlier, index) for earlier in touched.get(value, ())]
-            touched[value] = [index]
-            newest[value] = len(value_bytes)
-            value_bytes.append(problem.value_bytes[value])
-        outputs = tuple(newest[v] for v in node.outputs)
-        nodes.append(replace(node, inputs=inputs, outputs=outputs, in_place=in_place))
-    kept = tuple(newest[v] for v in problem.outputs if v in newest)
-    return Problem(tuple(nodes), tuple(value_bytes), kept, problem.base_bytes), edges
 
 
 def _excess(problem: Problem, budget: int) -> int:
