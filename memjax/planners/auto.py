@@ -52,6 +52,7 @@ from numpy.typing import NDArray
 from memjax.planners.base import Planner
 from memjax.planners.exact import ExactPlanner
 from memjax.planners.incremental import Schedule
+from memjax.planners.lowering import Lowering
 from memjax.planners.relaxation import relax
 from memjax.planners.search import Run, Search
 from memjax.planners.seeds import Forward, forward_of, rules, runs_of
@@ -65,6 +66,9 @@ REPAIR = 5_000  # changes after which bringing a start within the budget is put 
 MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs room as well
 
 FEW_MARGINS = (1.0, 0.95)
+FAR = 0.005  # of the cost, above the bound: worth a lowering
+TURNS = 16  # of a lowering
+PATIENCE = 3  # turns without a gain after which it is over
 STEPS = 16  # of budgets on the way to one that is hard to meet
 SMALL = 20  # nodes: some hundred milliseconds of the exact planner
 
@@ -161,11 +165,30 @@ class AutoPlanner(Planner):
             bound = max(bound, higher)
         pool += self._outcomes(search, [[], *more])
         pool += self._outcomes(search, self._rules(problem, forward, search, pool))
+        far = min(pool)[0] > bound + FAR * problem.total_cost
+        if far and self.mend and 4 * size <= self.bound_columns:
+            pool.append(self._lowered(problem, search, int(peaks.max())))
         search.go_to(min(pool)[1])
         if search.excess() > 0 and bound < math.inf:
             pool.append(self._gradually(search, int(peaks.max())))
         self._improve(problem, search, pool, bound)
         return bound
+
+    def _lowered(self, problem: Problem, search: Search, peak_bytes: int) -> Outcome:
+        """The best on the way of the plain schedule to the budget, in turns."""
+        lowering = Lowering(problem, search.budget, fixed=True, seed=self.seed)
+        best: Outcome | None = None
+        stalled = 0
+        for order in lowering.turns(range(len(problem.nodes)), peak_bytes, TURNS):
+            search.go_to(Schedule.runs_in(order))
+            if best is None or search.score() < 0.99 * best[0]:
+                best, stalled = (search.score(), search.runs()), 0
+            elif search.excess() == 0 or stalled > 0:
+                stalled += 1
+            if stalled == PATIENCE:
+                break
+        assert best is not None
+        return best
 
     def _gradually(self, search: Search, peak_bytes: int) -> Outcome:
         """The plain schedule, brought to smaller and smaller budgets down to the search's own."""
