@@ -104,7 +104,7 @@ class Lowering:
         runs, _ = expanded(self.problem, order)
         schedule = Schedule(runs)
         over = np.maximum(schedule.peaks - budget, 0)
-        stages = []
+        stages: list[int] = []
         while over.any() and len(stages) < CUT_STAGES[self.fixed]:
             stages.append(int(over.argmax()))
             over[max(0, stages[-1] - CUT_APART) : stages[-1] + CUT_APART + 1] = 0

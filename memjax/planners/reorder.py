@@ -53,6 +53,10 @@ from memjax.problem import Problem, Solution, schedule_cost
 from memjax.simulate import simulate
 
 
+LARGE = 400  # nodes above which a full plan takes long
+PESSIMISM = 1.3  # plans at a problem's own order cost at least so much above the bound: a guess
+
+
 @dataclass(frozen=True)
 class ReorderPlanner(Planner):
     """See the module.
@@ -106,7 +110,9 @@ class ReorderPlanner(Planner):
             best = min(best, lowered, key=lambda attempt: attempt.score)
         extra = schedule_cost(problem, best.order) - problem.total_cost
         stages = self._highest(problem, 4 if best.met else 1)
-        if relax(problem, budget, stages).extra_cost < (extra if best.met else best.score):
+        promise = relax(problem, budget, stages).extra_cost
+        promise *= 1.0 if len(problem.nodes) <= LARGE else PESSIMISM
+        if promise < (extra if best.met else best.score):
             full = AutoPlanner(rounds=2, seed=self.seed).solve(problem, budget)
             best = best.or_of(problem, budget, full.order)
         return best
