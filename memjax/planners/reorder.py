@@ -52,7 +52,6 @@ from memjax.planners.relaxation import relax
 from memjax.problem import Problem, Solution, schedule_cost
 from memjax.simulate import simulate
 
-
 LARGE = 400  # nodes above which a full plan takes long
 PESSIMISM = 1.3  # plans at a problem's own order cost at least so much above the bound: a guess
 
