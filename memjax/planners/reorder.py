@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -110,10 +110,15 @@ class ReorderPlanner(Planner):
         extra = schedule_cost(problem, best.order) - problem.total_cost
         stages = self._highest(problem, 4 if best.met else 1)
         promise = relax(problem, budget, stages).extra_cost
-        promise *= 1.0 if len(problem.nodes) <= LARGE else PESSIMISM
-        if promise < (extra if best.met else best.score):
-            full = AutoPlanner(rounds=2, seed=self.seed).solve(problem, budget)
-            best = best.or_of(problem, budget, full.order)
+        most = extra if best.met else best.score
+        if promise < most:
+            full = AutoPlanner(rounds=2, seed=self.seed)
+            if len(problem.nodes) > LARGE and PESSIMISM * promise >= most:
+                short = replace(full, work=4_000, rounds=0, starts=1, bound_columns=0, mend=False)
+                tried = _Attempt.of(problem, budget, short.solve(problem, budget).order)
+                if tried.score >= most:
+                    return best
+            best = best.or_of(problem, budget, full.solve(problem, budget).order)
         return best
 
     def _highest(self, problem: Problem, count: int) -> list[int]:
