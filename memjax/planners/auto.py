@@ -36,7 +36,7 @@ Tried, in per cent of overhead at 80 % of the peak for the published random laye
 
 On generated graphs of 1,000 nodes, seeds 0, 1 and 2, the lowering brings 10.65, 4.82 and 4.26 %
 at 80 % of the peak to 9.15, 4.60 and 4.06 %. At 70 %, which was missed at all three, it meets
-seeds 1 and 2 (about 19 and 20 %); at seed 0 no schedule below 74 % is known.
+seeds 1 and 2 (about 19 and 20 %); at seed 0 no schedule below 75 % is known.
 
 Numba and OR-tools would make the search faster, but either adds a heavy dependency, and
 numba some seconds of compilation to the first plan; both are left out. Min-cut seeds are the
