@@ -250,17 +250,20 @@ def main() -> None:
     """Measure each program in a process of its own and write the CSV file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("programs", nargs="*", default=[*PROGRAMS, "growth"])
-    parser.add_argument("--only-bytes", action="store_true", help="train nothing, time nothing")
+    parser.add_argument(
+        "--only-bytes", action="append", default=[], metavar="PROGRAM", help="do not train it"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    options = ["--only-bytes"] if arguments.only_bytes else []
     if arguments.child:
         rows = growth() if arguments.child == "growth" else None
-        rows = rows or measured(arguments.child, only_bytes=arguments.only_bytes)
+        only_bytes = arguments.child in arguments.only_bytes
+        rows = rows or measured(arguments.child, only_bytes=only_bytes)
         print(json.dumps({"rows": rows}))
         return
     rows = []
     for name in arguments.programs:
+        options = [f"--only-bytes={name}"] if name in arguments.only_bytes else []
         new = in_new_process("benchmarks.loops", *options, "--child", name)["rows"]
         rows += new
         for row in new:

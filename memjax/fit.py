@@ -47,6 +47,8 @@ HOPELESS_FACTOR = 1.15
 MARGIN = 0.01
 """The first plan leaves this part of what is not resident unused: what fragmentation and the
 barriers' small copies took on the GPT and the small models, rounded up."""
+LOWER_AIM, LOWER_AIMS = 0.9, 4
+"""The tightest plan is looked for in so many steps of so much; guesses."""
 SLACK = 0.04
 """A plan that recomputes is made again, looser, if it leaves more than this part unused."""
 
@@ -372,12 +374,27 @@ def _tightest_plans(loop: Loop, budget_bytes: int) -> Iterator[tuple[Plan, str]]
     """The plan with the lowest prediction, and some that are a little looser: these may
     compile to fewer bytes, since each further segment has a barrier's small copies.
     """
-    plan, _ = loop.solve(budget_bytes, 0)
+    plan = _tightest(loop, budget_bytes)
     yield plan, "the tightest plan"
     for percent in (2, 4, 7):
         looser, met = loop.solve(budget_bytes, plan.predicted_bytes * (100 + percent) // 100)
         if met:
             yield looser, f"{percent} % looser than the tightest"
+
+
+def _tightest(loop: Loop, budget_bytes: int) -> Plan:
+    """The plan with the lowest prediction: a search that aims at 0 bytes may stop above what
+    one that aims a little below the best so far reaches.
+    """
+    best, _ = loop.solve(budget_bytes, 0)
+    aim_bytes = best.predicted_bytes
+    for _ in range(LOWER_AIMS):
+        aim_bytes = int(LOWER_AIM * aim_bytes)
+        lower, _ = loop.solve(budget_bytes, aim_bytes)
+        if lower.predicted_bytes < best.predicted_bytes:
+            best = lower
+            aim_bytes = min(aim_bytes, lower.predicted_bytes)
+    return best
 
 
 def find_floor(loop: Loop) -> Fitted:

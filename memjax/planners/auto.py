@@ -10,6 +10,8 @@ In: a `Problem` and a budget. Out: a `Solution`, and the same one in every proce
    highest. Its bound is higher, and its rounding another start. The plain schedule and
    checkpoint rules (`memjax.planners.seeds`) are starts as well, and where none meets the
    budget, the plain schedule brought to smaller and smaller budgets.
+   Where all of these are far from the bound, the plain schedule is lowered to the budget in
+   turns (`memjax.planners.lowering`).
 4. Ruin and recreate (`memjax.planners.search`) improves the best few a little, and the best
    of the outcomes in rounds.
 5. Where the budget is still missed, a small problem goes to the exact planner, and a large one
@@ -32,6 +34,10 @@ Tried, in per cent of overhead at 80 % of the peak for the published random laye
   makes its inputs be held for: without that the search from the plain schedule is stuck at
   1,000 nodes. Gaps tried on whole stages, not on the schedule: 4 times as many in the same time.
 
+On generated graphs of 1,000 nodes, seeds 0, 1 and 2, the lowering brings 10.65, 4.82 and 4.26 %
+at 80 % of the peak to 9.15, 4.60 and 4.06 %. At 70 %, which was missed at all three, it meets
+seeds 1 and 2 (about 19 and 20 %); at seed 0 no schedule below 75 % is known.
+
 Numba and OR-tools would make the search faster, but either adds a heavy dependency, and
 numba some seconds of compilation to the first plan; both are left out. Min-cut seeds are the
 relaxation at one stage, which HiGHS solves in milliseconds.
@@ -52,6 +58,7 @@ from numpy.typing import NDArray
 from memjax.planners.base import Planner
 from memjax.planners.exact import ExactPlanner
 from memjax.planners.incremental import Schedule
+from memjax.planners.lowering import Lowering
 from memjax.planners.relaxation import relax
 from memjax.planners.search import Run, Search
 from memjax.planners.seeds import Forward, forward_of, rules, runs_of
@@ -65,7 +72,12 @@ REPAIR = 5_000  # changes after which bringing a start within the budget is put 
 MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs room as well
 
 FEW_MARGINS = (1.0, 0.95)
+FAR = 0.005  # of the cost, above the bound: worth a lowering
+TURNS = 16  # of a lowering
+PATIENCE = 3  # turns without a gain after which it is over
 STEPS = 16  # of budgets on the way to one that is hard to meet
+LESS = (0.985, 0.97, 0.95)  # of a missed budget: tried instead, as luck differs
+FEW_NODES = 100  # up to which there is time for that
 SMALL = 20  # nodes: some hundred milliseconds of the exact planner
 
 
@@ -128,7 +140,7 @@ class AutoPlanner(Planner):
         return replace(self, work=self.work // 10, rounds=1, starts=1, mend=False)
 
     def _missed(self, problem: Problem, search: Search) -> None:
-        """Where the budget was missed: start from the lowest peak that is found for none.
+        """Where the budget was missed: start from the plan for less, or for none at all.
 
         A small problem is left to the exact planner.
         """
@@ -137,13 +149,16 @@ class AutoPlanner(Planner):
             if exact.met:
                 search.go_to(Schedule.runs_in(exact.order))
                 return
-        lowest = Schedule.runs_in(self.solve(problem, 0).order)
         missed = search.score(), search.runs()
-        search.go_to(lowest)
+        for share in (*LESS, 0.0) if len(problem.nodes) <= FEW_NODES else (0.0,):
+            less = replace(self, mend=False).solve(problem, int(share * search.budget))
+            search.go_to(Schedule.runs_in(less.order))
+            if search.excess() == 0:
+                break
         if search.excess() == 0:
             search.prune(search.dearest(search.runs()))
             search.improve(self._allowed(problem))
-        if search.score() > missed[0]:
+        if search.excess() > 0 and search.score() > missed[0]:
             search.go_to(missed[1])
 
     def _plan(self, problem: Problem, search: Search, hinted: list[list[Run]]) -> float:
@@ -161,11 +176,31 @@ class AutoPlanner(Planner):
             bound = max(bound, higher)
         pool += self._outcomes(search, [[], *more])
         pool += self._outcomes(search, self._rules(problem, forward, search, pool))
+        far = min(pool)[0] > bound + FAR * problem.total_cost
+        lowered = far and self.mend and bound < math.inf and 4 * size <= self.bound_columns
+        if lowered:
+            pool.append(self._lowered(problem, search, int(peaks.max())))
         search.go_to(min(pool)[1])
-        if search.excess() > 0 and bound < math.inf:
+        if search.excess() > 0 and bound < math.inf and not lowered:
             pool.append(self._gradually(search, int(peaks.max())))
         self._improve(problem, search, pool, bound)
         return bound
+
+    def _lowered(self, problem: Problem, search: Search, peak_bytes: int) -> Outcome:
+        """The best on the way of the plain schedule to the budget, in turns."""
+        lowering = Lowering(problem, search.budget, fixed=True, seed=self.seed)
+        best: Outcome | None = None
+        stalled = 0
+        for order in lowering.turns(range(len(problem.nodes)), peak_bytes, TURNS):
+            search.go_to(Schedule.runs_in(order))
+            if best is None or search.score() < 0.99 * best[0]:
+                best, stalled = (search.score(), search.runs()), 0
+            else:
+                stalled += 1
+            if stalled == PATIENCE:
+                break
+        assert best is not None
+        return best
 
     def _gradually(self, search: Search, peak_bytes: int) -> Outcome:
         """The plain schedule, brought to smaller and smaller budgets down to the search's own."""

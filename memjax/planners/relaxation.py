@@ -60,15 +60,24 @@ class Relaxation:
     size: int
 
 
-def relax(problem: Problem, budget_bytes: int, stages: Sequence[int]) -> Relaxation:
-    """Solve the relaxation with the budget imposed at `stages`, which ascend."""
+def relax(
+    problem: Problem, budget_bytes: int, stages: Sequence[int], iterations: int = 0
+) -> Relaxation:
+    """Solve the relaxation with the budget imposed at `stages`, which ascend.
+
+    Args:
+        problem: to relax.
+        budget_bytes: for the peak.
+        stages: see above.
+        iterations: of the simplex method, after which to give up; 0 for no limit.
+    """
     program = _Program(problem, tuple(stages))
     for block in reversed(range(len(stages))):
         program.add_block(block, "R")
         if block < len(stages) - 1:
             program.add_block(block, "N")
         program.add_budget(block, budget_bytes)
-    return program.solve()
+    return program.solve(iterations)
 
 
 @dataclass
@@ -168,7 +177,7 @@ class _Program:
             if letter == "H" and k == block + 1 and self.problem.producer[value] < first
         ]
 
-    def solve(self) -> Relaxation:
+    def solve(self, iterations: int = 0) -> Relaxation:
         """Hand the program to HiGHS."""
         from scipy.optimize import linprog  # here: half a second that small plans need not wait
         from scipy.sparse import coo_array
@@ -185,7 +194,10 @@ class _Program:
         ).tocsr()
         limits = np.array(self.limits)
         bounds = np.column_stack((lower, np.ones(len(costs))))
-        result = linprog(costs, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs")
+        options = {"maxiter": iterations} if iterations else {}
+        result = linprog(
+            costs, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs-ds", options=options
+        )
         if result.status == 2:
             return Relaxation(math.inf, (), len(costs))
         if result.status != 0:

@@ -283,11 +283,15 @@ class Search:
         return ranked
 
     def prune(self, runs: Sequence[Run]) -> None:
-        """Remove, in this order, each run without which the budget is still met."""
+        """Remove, in this order, each run without which the excess is not higher."""
+        before = self.excess()
         for run in runs:
             self.remove(run)
-            if int(self.schedule.peaks.max()) > self.budget:
+            after = self.excess()
+            if after > before:
                 self.add(run)
+            else:
+                before = after
 
     def dearest(self, runs: Iterable[Run], per_byte: bool = False) -> list[Run]:
         """Runs by falling cost, or by falling cost for each byte that they write."""

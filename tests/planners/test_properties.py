@@ -19,6 +19,7 @@ from oracle import cheapest, random_problem
 
 from memjax.planners import AutoPlanner, ExactPlanner, ReorderPlanner, frontier, get_planner
 from memjax.planners.incremental import Schedule
+from memjax.planners.lowering import Lowering
 from memjax.planners.relaxation import relax
 from memjax.planners.seeds import runs_of
 from memjax.problem import Node, Problem, Solution
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 graphs = pytest.importorskip("graphs")
 
 QUICK = AutoPlanner(work=1_500, rounds=1, mend=False)
-QUICK_FREE = ReorderPlanner(moves=300, starts=((1.0, 4.0),), turns=1, work=800)
+QUICK_FREE = ReorderPlanner(moves=30, starts=1, turns=1)
 MANY = settings(
     max_examples=1_500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
@@ -187,7 +188,7 @@ for seed in range(6):
     problem = random_problem(seed, 14, plain=True)
     budget = int(0.8 * simulate(problem, range(14)).peak_bytes)
     print(AutoPlanner(work=1500).solve(problem, budget))
-    print(ReorderPlanner(moves=200, turns=1, work=500).solve(problem, budget))
+    print(ReorderPlanner(moves=15, starts=2, turns=1).solve(problem, budget))
 """
 
 
@@ -256,6 +257,35 @@ def test_a_budget_that_a_random_schedule_meets_is_met(seed):
     timeline = check(problem, best.peak_bytes, AutoPlanner().solve(problem, best.peak_bytes))
     assert timeline.peak_bytes <= best.peak_bytes
     assert timeline.cost <= best.cost
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_budget_that_the_planner_reaches_for_none_is_met(seed):
+    problem = graphs.random_layered(30, seed)
+    lowest = simulate(problem, AutoPlanner().solve(problem, 0)).peak_bytes
+    assert lowest < peak_of(problem)
+    for share in (0.0, 0.3, 0.6):
+        budget = int(lowest + share * (peak_of(problem) - lowest))
+        assert check(problem, budget, AutoPlanner().solve(problem, budget)).peak_bytes <= budget
+
+
+def test_two_recomputations_that_share_an_input_are_taken_together():
+    problem = graphs.random_layered(40, 0)
+    budget = int(0.81 * peak_of(problem))
+    assert check(problem, budget, AutoPlanner().solve(problem, budget)).peak_bytes <= budget
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_lowering_keeps_what_is_computed(fixed):
+    problem = graphs.random_layered(60, 1)
+    budget = int(0.75 * peak_of(problem))
+    peaks = []
+    for order in Lowering(problem, budget, fixed).turns(range(60), peak_of(problem), 8):
+        peaks.append(simulate(problem, order).peak_bytes)  # raises where a read finds nothing
+        first = list(dict.fromkeys(order))
+        assert sorted(first) == list(range(60))
+        assert not fixed or first == list(range(60))
+    assert min(peaks) < 0.85 * peak_of(problem)
 
 
 def test_planners_by_name():

@@ -1,0 +1,178 @@
+"""A schedule brought from its peak to a budget, in turns that look at all of its runs at once.
+
+In: a `Problem`, a schedule, a budget. Out: schedules, one a turn, that come closer.
+
+The search (`memjax.planners.search`) adds a few recomputations at a time. On graphs of 1,000
+nodes it stops where what has to go is a value whose inputs are long gone, and theirs too. A
+turn gets past that by what is cheap to do for the whole schedule:
+
+1. cut: the relaxation (`memjax.planners.relaxation`) at the highest stages of the *expanded*
+   problem, whose nodes are the runs of the schedule and whose values are the copies. Rounded,
+   it is the cheapest closed set of further recomputations that relieves these stages;
+2. anneal: the recomputations of a cut come in a heap before the first read. Annealing over the
+   order of all runs (`memjax.planners.orders`) spreads them to where there is room; at fixed
+   order the first runs keep their order among themselves;
+3. search: runs that the budget does not need are taken away, others are added greedily, and
+   ruin and recreate improves on it a little.
+
+The budget of a turn falls in equal steps from the peak to the budget, so that a turn begins
+close to a schedule that meets it.
+
+Tried on generated graphs of 1,000 nodes, seeds 0, 1 and 2, free order at 70 % of the peak; the
+overhead in per cent, or the peak where the budget was missed:
+
+- without 1: 73.1 %; 72.8 %; -;
+- without taking away what does not lower the excess, while the budget is missed: 8.9; 75 %; -;
+- as it is with heat 1, and a margin that does not change: 6.5; 71.3 %; 3.4. With more stages in
+  a cut 71.6 %; 5.4; 3.3. With twice the moves 73.2 %; 4.1; 3.4;
+- heat 3: 70.2 %; 3.3; 2.8. Heat 6: 72.1 %; 71.5 %; 2.9;
+- heat 3 and margins in turn, as it is: 8.4 or 72.2 %, 4.5 to 5.4, and 2.5 to 3.1 in several
+  trials: seed 0 is met in some alone.
+
+At fixed order, seeds 1 and 2: with cuts of 2 stages 72.5 % and 19.8; of 4 stages 18.1 and 19.3.
+Without a limit on the simplex method some cuts of 4 stages take minutes at seed 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from memjax.planners.incremental import Schedule
+from memjax.planners.orders import Orders
+from memjax.planners.relaxation import relax
+from memjax.planners.search import Search
+from memjax.planners.seeds import runs_of
+from memjax.problem import Node, Problem
+
+CUT_MARGINS = (0.95, 0.97, 0.92, 0.98)  # of the turn's budget, in turn
+ANNEAL_MARGINS = (0.95, 0.98, 0.97)
+CUT_STAGES = 2, 4  # that a cut relieves at once, at most: at free and at fixed order
+CUT_ITERATIONS = 3_000  # of the simplex method: about a second; some programs take minutes
+CUT_APART = 20  # stages between them at least
+RECREATE = 1_500  # changes
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """See the module.
+
+    Attributes:
+        problem: to plan.
+        budget: in bytes, of the last turns.
+        fixed: whether first runs keep the problem's order.
+        steps: turns on the way from the peak to the budget.
+        heat: of the annealing, in mean bytes of a value.
+        moves: of the annealing, for each run; `most_moves` at most.
+        most_moves: see `moves`.
+        work: changes that the search may make in a turn, and twice that at the last budget.
+        seed: of all randomness.
+    """
+
+    problem: Problem
+    budget: int
+    fixed: bool = False
+    steps: int = 6
+    heat: float = 3.0
+    moves: int = 9
+    most_moves: int = 12_000
+    work: int = 3_000
+    seed: int = 0
+
+    def turns(self, order: Sequence[int], peak_bytes: int, count: int) -> Iterator[list[int]]:
+        """The schedules after each of so many turns.
+
+        Args:
+            order: the schedule to start from.
+            peak_bytes: its peak.
+            count: of turns.
+        """
+        for turn in range(1, count + 1):
+            share = min(1.0, turn / self.steps)
+            budget = int(peak_bytes + (self.budget - peak_bytes) * share)
+            order = self.cut(order, budget, CUT_MARGINS[turn % len(CUT_MARGINS)])
+            target = int(ANNEAL_MARGINS[turn % len(ANNEAL_MARGINS)] * budget)
+            order = self.annealed(order, target, turn)
+            order = self.searched(order, budget, turn, self.work * (1 + (turn >= self.steps)))
+            yield list(order)
+
+    def cut(self, order: Sequence[int], budget: int, margin: float) -> Sequence[int]:
+        """The schedule with the recomputations that its highest stages ask for."""
+        runs, _ = expanded(self.problem, order)
+        schedule = Schedule(runs)
+        over = np.maximum(schedule.peaks - budget, 0)
+        stages: list[int] = []
+        while over.any() and len(stages) < CUT_STAGES[self.fixed]:
+            stages.append(int(over.argmax()))
+            over[max(0, stages[-1] - CUT_APART) : stages[-1] + CUT_APART + 1] = 0
+        if not stages:
+            return order
+        for chosen in (sorted(stages), stages[:1]):
+            relaxed = relax(runs, int(margin * budget), chosen, CUT_ITERATIONS)
+            if relaxed.gone:
+                for stage, run in runs_of(runs, chosen, relaxed.gone):
+                    schedule.add(run, stage)
+                break
+        return [order[run] for run in schedule.order()]
+
+    def annealed(self, order: Sequence[int], target_bytes: int, turn: int) -> Sequence[int]:
+        """The same runs in an order with less excess over the target."""
+        runs, edges = expanded(self.problem, order)
+        if self.fixed:
+            first: dict[int, int] = {}
+            for index, node in enumerate(order):
+                first.setdefault(node, index)
+            edges += pairwise(first.values())
+        moves = min(self.most_moves, 500 + self.moves * len(order))
+        moved = Orders(runs, edges).anneal(target_bytes, moves, self.heat, self.seed + turn)
+        return [order[run] for run in moved]
+
+    def searched(self, order: Sequence[int], budget: int, turn: int, work: int) -> Sequence[int]:
+        """The schedule with recomputations taken away and added, at its order of first runs."""
+        first = list(dict.fromkeys(order))
+        place = {node: index for index, node in enumerate(first)}
+        search = Search(Schedule(permuted(self.problem, first)), budget, self.seed + turn)
+        search.go_to(Schedule.runs_in([place[node] for node in order]))
+        search.prune(search.dearest(search.runs()))
+        if search.excess() > 0:
+            search.recreate(0.0, RECREATE)
+            search.prune(search.dearest(search.runs()))
+        search.improve(work)
+        return [first[index] for index in search.schedule.order()]
+
+
+def permuted(problem: Problem, order: Sequence[int]) -> Problem:
+    """The same problem with its nodes in another topological order."""
+    return replace(problem, nodes=tuple(problem.nodes[i] for i in order))
+
+
+def expanded(problem: Problem, order: Sequence[int]) -> tuple[Problem, list[tuple[int, int]]]:
+    """The problem whose nodes are the runs of a schedule, and whose values are the copies.
+
+    Returns:
+        The problem, and pairs of its nodes that must keep their order for reads to see the
+        same copies: a run after the readers of the copy before it.
+    """
+    newest: dict[int, int] = {}
+    touched: dict[int, list[int]] = {}
+    edges: list[tuple[int, int]] = []
+    nodes: list[Node] = []
+    value_bytes: list[int] = []
+    for index, run in enumerate(order):
+        node = problem.nodes[run]
+        inputs = tuple(newest[v] for v in node.inputs if v in newest)
+        in_place = tuple(newest[v] for v in node.in_place if v in newest)
+        for value in node.inputs:
+            touched.setdefault(value, []).append(index)
+        for value in node.outputs:
+            edges += [(earlier, index) for earlier in touched.get(value, ())]
+            touched[value] = [index]
+            newest[value] = len(value_bytes)
+            value_bytes.append(problem.value_bytes[value])
+        outputs = tuple(newest[v] for v in node.outputs)
+        nodes.append(replace(node, inputs=inputs, outputs=outputs, in_place=in_place))
+    kept = tuple(newest[v] for v in problem.outputs if v in newest)
+    return Problem(tuple(nodes), tuple(value_bytes), kept, problem.base_bytes), edges
