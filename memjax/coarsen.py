@@ -144,8 +144,8 @@ def coarsen(
 
 def _carries(eqn: Eqn) -> tuple[int, ...]:
     """The operands of a loop that its iterations write over."""
-    if eqn.nest is not None and eqn.nest.kind == "loop":
-        chosen = eqn.inputs[1 : 1 + eqn.nest.carries]
+    if eqn.nest is not None:
+        chosen = tuple(eqn.inputs[place] for place in eqn.nest.carry_places)
     else:
         parts = _compat.scan_parts(eqn.raw)
         chosen = eqn.inputs[parts.constants : parts.constants + parts.carries]

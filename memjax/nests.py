@@ -23,6 +23,7 @@ import jax
 from jax import lax
 
 from memjax import _compat, primitives
+from memjax.cost import free_closure
 from memjax.liveness import LivenessGraph, liveness
 from memjax.prepare import prepare
 from memjax.trace import Eqn, Program, program_of_jaxpr
@@ -64,6 +65,12 @@ class Nest:
     reverse: bool = False
     constants: int = 0
     carries: int = 0
+
+    @property
+    def carry_places(self) -> range:
+        """Where the carries stand among the operands of a loop or scan."""
+        first = 1 if self.kind == "loop" else self.constants
+        return range(first, first + self.carries)
 
     @property
     def is_planned(self) -> bool:
@@ -119,7 +126,7 @@ def _with_nest(graph: LivenessGraph, eqn: Eqn) -> Eqn:
         if isinstance(operand, int) and _is_made_of_literals(graph, operand)
     }
     if sunk:
-        body = replace(body, program=_with_sunk(graph.program, body.program, sunk))
+        body = replace(body, program=_with_sunk(graph, body.program, sunk))
     return replace(eqn, nest=replace(nest, bodies=(body,)))
 
 
@@ -127,36 +134,28 @@ def _is_made_of_literals(graph: LivenessGraph, value: int) -> bool:
     cheap = primitives.STRUCTURAL | primitives.CHEAP
     if not graph.free[value] or graph.sources[value]:
         return False
-    made_by = eqns_behind(graph, graph.program.producer[value])
-    return all(graph.program.eqns[i].primitive in cheap for i in made_by)
+    return all(graph.program.eqns[i].primitive in cheap for i in _made_by(graph, value))
 
 
-def eqns_behind(graph: LivenessGraph, index: int) -> list[int]:
-    """A free eqn and the free eqns that it is computed from, ascending."""
-    found, stack = {index}, [index]
-    while stack:
-        for value in graph.program.eqns[stack.pop()].reads:
-            producer = graph.program.producer[value]
-            if graph.free[value] and producer not in found:
-                found.add(producer)
-                stack.append(producer)
-    return sorted(found)
+def _made_by(graph: LivenessGraph, value: int) -> tuple[int, ...]:
+    """The eqns that compute a free value, ascending."""
+    producer = graph.program.producer[value]
+    return (*free_closure(graph, producer), producer)
 
 
-def _with_sunk(outer: Program, body: Program, sunk: dict[int, int]) -> Program:
+def _with_sunk(graph: LivenessGraph, body: Program, sunk: dict[int, int]) -> Program:
     """A body that makes some of its arguments itself.
 
     Args:
-        outer: the program whose eqns make them.
+        graph: of the program whose eqns make them.
         body: what reads them.
-        sunk: value of `outer` by argument of `body`.
+        sunk: value of that program by argument of `body`.
     """
+    outer = graph.program
     avals = list(body.avals)
     new_id: dict[int, int] = {}
     made: list[Eqn] = []
-    graph = liveness(outer)
-    behind = {i for v in sunk.values() for i in eqns_behind(graph, outer.producer[v])}
-    for index in sorted(behind):
+    for index in sorted({i for v in sunk.values() for i in _made_by(graph, v)}):
         eqn = outer.eqns[index]
         for value in eqn.outputs:
             new_id[value] = len(avals)

@@ -143,6 +143,5 @@ def _overwritten(eqn: Eqn, value: int) -> Sequence[Operand]:
         return eqn.inputs[:1]
     if eqn.nest is not None and eqn.nest.kind in ("loop", "scan"):
         number = eqn.outputs.index(value)
-        first = 1 if eqn.nest.kind == "loop" else eqn.nest.constants
-        return eqn.inputs[first + number :][:1] if number < eqn.nest.carries else ()
+        return [eqn.inputs[place] for place in eqn.nest.carry_places[number : number + 1]]
     return ()

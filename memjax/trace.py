@@ -13,7 +13,7 @@ differentiated.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +78,7 @@ class Eqn:
         """Values that a loop hands to its iterations whole or slice by slice."""
         if self.nest is None or self.nest.kind not in ("scan", "loop"):
             return frozenset()
-        first = 1 if self.nest.kind == "loop" else 0
-        carries = range(first, first + self.nest.carries)
-        if self.nest.kind == "scan":
-            carries = range(self.nest.constants, self.nest.constants + self.nest.carries)
+        carries = self.nest.carry_places
         chosen = (v for n, v in enumerate(self.inputs) if n not in carries)
         return frozenset(v for v in chosen if isinstance(v, int))
 
@@ -166,19 +163,12 @@ def trace(
         step, static_argnums=tuple(static_argnums), static_argnames=tuple(static_argnames)
     )
     traced = jitted.trace(*args, **kwargs)
-    flat = _Flattener()
-    arguments, constants, results = flat.run_top(traced.jaxpr)
-    return Program(
-        eqns=_without_dead(flat.eqns, results),
-        avals=tuple(flat.avals),
-        arguments=arguments,
-        constants=constants,
-        results=results,
+    return replace(
+        program_of_jaxpr(traced.jaxpr, step_name(step)),
         argument_names=_argument_names(traced.args_info, step, static_argnums),
         result_names=_leaf_names(traced.out_info, "result"),
         in_tree=traced.in_tree,
         out_tree=jax.tree_util.tree_structure(traced.out_info),
-        name=step_name(step),
     )
 
 

@@ -98,6 +98,7 @@ class Chooser:
     pricer: Pricer
     planner: Planner
     _menus: dict[int, tuple[Program, list[list[Variant]]]] = field(default_factory=dict)
+    _known: dict[tuple[int, tuple[LoopPlan, ...]], Coarse] = field(default_factory=dict)
 
     def choose(self, program: Program, target_bytes: int, price: _Price) -> Choice:
         """Plan a program for a target.
@@ -112,7 +113,7 @@ class Chooser:
         first = self._first_that_meets(program, chain, target_bytes, price)
         best = self._at(program, chain[first], target_bytes, price)
         rival = replace(self, planner=self.planner.quick())
-        plain = price(program, False).problem
+        plain = self._priced(program, (), price).problem
         worth = best.seconds - (1 + WORTH) * plain.total_cost
         rivals = [
             link for link in chain[max(0, first - EARLIER_LINKS) : first] if link.seconds < worth
@@ -134,6 +135,13 @@ class Chooser:
             self._menus[id(program)] = program, menus
         return self._menus[id(program)][1]
 
+    def _priced(self, program: Program, loops: tuple[LoopPlan, ...], price: _Price) -> Coarse:
+        """The problem of a program with its loops changed; `_menus` keeps the program alive."""
+        key = id(program), loops
+        if key not in self._known:
+            self._known[key] = price(transform(program, loops), bool(loops))
+        return self._known[key]
+
     def _first_that_meets(
         self, program: Program, chain: Sequence[Link], target_bytes: int, price: _Price
     ) -> int:
@@ -148,8 +156,7 @@ class Chooser:
         low, high = 0, len(falling) - 1
         while low < high:
             middle = (low + high) // 2
-            loops = chain[falling[middle]].loops
-            coarse = price(transform(program, loops), bool(loops))
+            coarse = self._priced(program, chain[falling[middle]].loops, price)
             peak_bytes = emitted_timeline(coarse, _identity(coarse)).peak_bytes
             if peak_bytes <= target_bytes:
                 high = middle
@@ -166,14 +173,13 @@ class Chooser:
     ) -> Choice:
         """Plan with given changes of the loops."""
         loops = link.loops
-        changed = transform(program, loops)
-        coarse = price(changed, bool(loops))
+        coarse = self._priced(program, loops, price)
         timeline = emitted_timeline(coarse, _identity(coarse))
         insides: tuple[Inside, ...] = ()
         if timeline.peak_bytes > target_bytes:
             insides = self._inside(coarse, timeline, target_bytes)
             if insides:
-                coarse = price(with_insides(changed, insides), True)
+                coarse = price(with_insides(coarse.graph.program, insides), True)
         solution = self.planner.solve(coarse.problem, target_bytes)
         return self._choice(Decisions(loops, insides), coarse, solution, target_bytes)
 

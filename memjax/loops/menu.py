@@ -66,7 +66,7 @@ def variants(program: Program, pair: Pair, pricer: Pricer) -> list[Variant]:
     joint = joint_body(pair)
     coarse = pricer.coarse(joint.program)
     seconds = cost.node_seconds(joint.graph, pricer.rates, coarse.inner)
-    corners = cuts(joint, seconds, carries_are_free=False)
+    corners = cuts(joint, seconds)
     plain = _bodies(program, pair, None, pricer)
     bodies = [
         (cut, _bodies(program, pair, LoopPlan(pair.forward.index, cut.kept), pricer))

@@ -146,15 +146,14 @@ def _renamed(eqn: Eqn, env: dict[int, Operand], avals: list[object], scan: Scan)
     return Eqn(eqn.raw, inputs, outputs, eqn.name_stack, eqn.call, eqn.nest)
 
 
-def cuts(joint: JointBody, seconds: Sequence[float], *, carries_are_free: bool) -> list[Cut]:
+def cuts(joint: JointBody, seconds: Sequence[float]) -> list[Cut]:
     """The corners of the hull, by falling bytes.
 
     Args:
         joint: of the pair.
         seconds: of each eqn of the joint body.
-        carries_are_free: whether every iteration's carry is there anyway.
     """
-    network = _Network(joint, seconds, carries_are_free)
+    network = _Network(joint, seconds)
     most, least = network.cut(0.0), network.cut(float("inf"))
     found = {most.kept: most, least.kept: least}
     open_pairs = [(most, least)]
@@ -226,13 +225,11 @@ def _given(scan: Scan) -> set[int]:
 class _Network:
     """The flow network of a joint body: source side is what the backward bodies have."""
 
-    def __init__(self, joint: JointBody, seconds: Sequence[float], carries_are_free: bool) -> None:
+    def __init__(self, joint: JointBody, seconds: Sequence[float]) -> None:
         self.joint = joint
         self.seconds = seconds
         scan = joint.pair.forward
         self.free = _given(scan) | set(joint.forward_results)
-        if carries_are_free:
-            self.free |= set(scan.carry_arguments)
         self.bytes = joint.program.value_bytes
         self.total = sum(seconds[: joint.split]) or 1.0
         self.values = self._reachable()

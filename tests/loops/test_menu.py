@@ -82,7 +82,7 @@ def every_cut(joint: JointBody, seconds: tuple[float, ...]) -> list[Cut]:
 def test_corners_are_on_the_hull_of_all_choices(loss: Callable[..., Any]) -> None:
     joint, seconds = joint_of(loss)
     everything = every_cut(joint, seconds)
-    corners = cuts(joint, seconds, carries_are_free=False)
+    corners = cuts(joint, seconds)
     assert len(corners) >= 2
     assert corners[-1].bytes == min(c.bytes for c in everything)
     assert corners[0].seconds == pytest.approx(min(c.seconds for c in everything))
@@ -95,7 +95,7 @@ def test_corners_are_on_the_hull_of_all_choices(loss: Callable[..., Any]) -> Non
 def test_cuts_between_corners_are_choices(loss: Callable[..., Any]) -> None:
     joint, seconds = joint_of(loss)
     known = {(c.bytes, round(c.seconds, 15)) for c in every_cut(joint, seconds)}
-    for cut in near_cuts(joint, seconds, cuts(joint, seconds, carries_are_free=False)):
+    for cut in near_cuts(joint, seconds, cuts(joint, seconds)):
         assert (cut.bytes, round(cut.seconds, 15)) in known
 
 

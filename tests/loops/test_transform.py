@@ -46,7 +46,7 @@ def kept_sets(pair: Pair) -> list[tuple[int, ...]]:
     joint = joint_body(pair)
     inner = PRICER.coarse(joint.program).inner
     seconds = cost.node_seconds(joint.graph, PRICER.rates, inner)
-    return [cut.kept for cut in cuts(joint, seconds, carries_are_free=False)]
+    return [cut.kept for cut in cuts(joint, seconds)]
 
 
 def check(step: Callable[..., Any], args: Sequence[Any], chunks: Sequence[tuple[int, ...]]) -> None:
