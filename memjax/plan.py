@@ -32,7 +32,7 @@ from memjax.trace import Program
 if TYPE_CHECKING:
     import pandas
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 """Raised whenever a saved plan would be read differently."""
 
 
@@ -303,9 +303,12 @@ def plan_of_solution(
     timeline = simulate(coarse.problem, solution)
     plain = plain or coarse
     plain_seconds = plain.problem.total_cost
+    overhead = timeline.cost / plain_seconds - 1 if plain_seconds else 0.0
     bound = None
     if solution.bound_cost is not None and plain_seconds and math.isfinite(solution.bound_cost):
-        bound = max(0.0, solution.bound_cost / plain_seconds - 1)
+        # Below 0 only where changed loops spare more than they add.
+        bound = solution.bound_cost / plain_seconds - 1
+        bound = bound if overhead < 0 else max(0.0, bound)
     decisions = decisions or Decisions()
     return Plan(
         program=fingerprint(plain.graph.program),
@@ -313,7 +316,7 @@ def plan_of_solution(
         predicted_bytes=predicted_bytes,
         recomputations=_recomputations(coarse, solution.order),
         first_runs=_first_runs(coarse, solution.order),
-        overhead=timeline.cost / plain_seconds - 1 if plain_seconds else 0.0,
+        overhead=overhead,
         bound_overhead=bound,
         planner=solution.planner,
         loops=decisions.loops,

@@ -177,7 +177,7 @@ def program_of_jaxpr(closed: Any, name: str) -> Program:
     flat = _Flattener()
     arguments, constants, results = flat.run_top(closed)
     return Program(
-        eqns=_without_dead(flat.eqns, results),
+        eqns=without_dead(flat.eqns, results),
         avals=tuple(flat.avals),
         arguments=arguments,
         constants=constants,
@@ -194,7 +194,7 @@ def step_name(step: Callable[..., Any]) -> str:
     return str(getattr(step, "__name__", getattr(inner, "__name__", "step")))
 
 
-def _without_dead(eqns: Sequence[Eqn], results: Sequence[Operand]) -> tuple[Eqn, ...]:
+def without_dead(eqns: Sequence[Eqn], results: Sequence[Operand]) -> tuple[Eqn, ...]:
     """Drop the eqns that nothing needs, as XLA would."""
     needed = {r for r in results if isinstance(r, int)}
     kept = []

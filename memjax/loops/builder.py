@@ -138,6 +138,10 @@ class Level:
         """`stack[index]`."""
         return self.call(_take, stack, index)
 
+    def take_transposed(self, source: Source, index: Source, order: tuple[int, ...]) -> Ref:
+        """`source.transpose(order)[index]`, without the transposed whole."""
+        return self.call(_take_transposed, source, index, order=order)
+
     def put(self, stack: Source, index: Source, value: Source) -> Ref:
         """`stack.at[index].set(value)`, in place where `stack` dies."""
         return self.call(_put, stack, index, value)
@@ -212,6 +216,12 @@ def _traced(
 def _take(stack: jax.Array, index: jax.Array) -> jax.Array:
     taken: jax.Array = lax.dynamic_index_in_dim(stack, index, 0, keepdims=False)
     return taken
+
+
+def _take_transposed(source: jax.Array, index: jax.Array, order: tuple[int, ...]) -> jax.Array:
+    taken = lax.dynamic_index_in_dim(source, index, order[0], keepdims=False)
+    left = tuple(d - (d > order[0]) for d in order[1:])
+    return taken if left == tuple(sorted(left)) else lax.transpose(taken, left)
 
 
 def _put(stack: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:

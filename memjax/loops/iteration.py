@@ -79,6 +79,10 @@ class Iteration:
             if argument == value:
                 return self.of_outside(operand)
         for argument, operand in zip(scan.slice_arguments, scan.slice_operands, strict=True):
+            if argument == value and operand in scan.views:
+                view = scan.views[operand]
+                whole = self.of_outside(view.source)
+                return self.level.take_transposed(whole, self.index, view.order)
             if argument == value:
                 return self.level.take(self.of_outside(operand), self.index)
         for constant, array in scan.body.constants:

@@ -1,7 +1,7 @@
 """What could happen to a pair of scans, and what each way would hold and cost.
 
-In: a `Program` and one of its `Pair`s. Out: `Variant`s, by rising cost, each holding fewer
-bytes than the one before.
+In: a `Program` and one of its `Pair`s. Out: `Variant`s: the pair as it is, then by rising cost,
+each holding fewer bytes than the one before.
 
 A variant is a cut of the residuals and sizes of chunks. Its bytes are an estimate made
 of few numbers (the body peaks of each cut, the bytes of the carry), good enough to rank
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 
 from memjax import cost
+from memjax.liveness import liveness
 from memjax.loops.pairs import Pair
 from memjax.loops.residuals import Cut, cuts, joint_body, near_cuts
 from memjax.loops.transform import LoopPlan, transform
@@ -37,7 +39,7 @@ class Variant:
         plan: how; None for as it is.
         bytes: estimated, held at the backward scans: stacks and the body's peak.
         least_bytes: the same, if the bodies were planned as tight as any schedule could be.
-        seconds: of running eqns again, at least.
+        seconds: of running eqns again, at least; below 0 where more is spared.
     """
 
     plan: LoopPlan | None
@@ -68,6 +70,8 @@ def variants(program: Program, pair: Pair, pricer: Pricer) -> list[Variant]:
     seconds = cost.node_seconds(joint.graph, pricer.rates, coarse.inner)
     corners = cuts(joint, seconds)
     plain = _bodies(program, pair, None, pricer)
+    spared = _spared_seconds(program, pair, corners[0], pricer)
+    plain = replace(plain, seconds=plain.seconds + spared)
     bodies = [
         (cut, _bodies(program, pair, LoopPlan(pair.forward.index, cut.kept), pricer))
         for cut in corners
@@ -100,6 +104,16 @@ def _bodies(program: Program, pair: Pair, plan: LoopPlan | None, pricer: Pricer)
     return _Bodies(peak_bytes, floor_bytes, seconds)
 
 
+def _spared_seconds(program: Program, pair: Pair, cut: Cut, pricer: Pricer) -> float:
+    """Seconds of the transpositions that nothing needs once a pair is rewritten."""
+    if not pair.forward.views:
+        return 0.0
+    changed = transform(program, [LoopPlan(pair.forward.index, cut.kept)])
+    left = {id(eqn.raw) for eqn in changed.eqns}
+    seconds = cost.node_seconds(liveness(program), pricer.rates)
+    return sum(seconds[i] for i, eqn in enumerate(program.eqns) if id(eqn.raw) not in left)
+
+
 def _indices(pair: Pair) -> set[int]:
     return {pair.forward.index, *(scan.index for scan in pair.backward)}
 
@@ -124,6 +138,12 @@ def _carry_seconds(program: Program, pair: Pair, pricer: Pricer) -> float:
         for eqn in changed.eqns
         if eqn.nest is not None and eqn.raw is forward.eqn.raw
     )
+
+
+def _pinned_seconds(program: Program, pair: Pair, pricer: Pricer) -> float:
+    """Seconds of writing the stacks that the program reads whole, which is done once."""
+    stacks = (s for n, s in enumerate(pair.forward.stacks) if n not in pair.residuals)
+    return sum(2 * program.value_bytes[s] for s in stacks) / pricer.rates.bytes_per_second
 
 
 def _near(
@@ -155,6 +175,7 @@ def _split(
     if forward.length < 3:  # nothing to split
         return
     once = _carry_seconds(program, pair, pricer)
+    pinned = _pinned_seconds(program, pair, pricer)
     for cut, body in bodies:
         again = body.seconds - plain.seconds
         for splits in range(1, MOST_SPLITS + 1):
@@ -163,21 +184,18 @@ def _split(
                 break
             held = pricer.scale * stacks_bytes(forward.length, sizes, carry_bytes, cut.bytes)
             plan = LoopPlan(forward.index, cut.kept, sizes)
-            runs = 1 + len(pair.backward) * (runs_again(forward.length, sizes) - 1)
-            yield _variant(plan, int(held), body, again + once * runs)
+            reruns = len(pair.backward) * (runs_of_carries(sizes) - 1)
+            seconds = once + reruns * max(0.0, once - pinned)
+            yield _variant(plan, int(held), body, again + seconds)
 
 
-def runs_again(length: int, sizes: Iterable[int]) -> float:
+def runs_of_carries(sizes: Sequence[int]) -> float:
     """How often the forward scan runs over its length with carries alone, in parts of once.
 
     Over a stretch that is split further it runs up to its last chunk only; through an innermost
     chunk it runs with its residuals, which is not counted here.
     """
-    runs = 1.0
-    for size in list(sizes)[1:]:
-        runs += 1 - size / length
-        length = size
-    return runs
+    return 1.0 + sum(1 - inner / outer for outer, inner in pairwise(sizes))
 
 
 def stacks_bytes(length: int, sizes: Iterable[int], carry_bytes: int, residual_bytes: int) -> int:
@@ -222,9 +240,9 @@ def _divisors(number: int) -> tuple[int, ...]:
 
 
 def _best(found: Iterable[Variant]) -> list[Variant]:
-    """Those that no other one beats, by rising seconds."""
+    """The pair as it is, and those that no other one beats, by rising seconds."""
     kept: list[Variant] = []
-    for variant in sorted(found, key=lambda v: (v.seconds, v.bytes)):
+    for variant in sorted(found, key=lambda v: (v.plan is not None, v.seconds, v.bytes)):
         fewer = all(variant.bytes < other.bytes for other in kept)
         if fewer or all(variant.least_bytes < other.least_bytes for other in kept):
             kept.append(variant)

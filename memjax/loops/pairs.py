@@ -11,17 +11,34 @@ be computed again in iteration `t` of the backward scan.
 A *residual* is a stack that only such scans read. What else reads a stack (the user, a
 matmul over all states) keeps it whole.
 
+Slices of a transposed value (the batch of a Flax `nn.RNN`, which comes batch first) are taken
+from the value itself, so that no loop needs the transposed copy. XLA:CPU makes two.
+
 Not handled: a scan that is unrolled by `unroll` greater than its length stays so; stacks that
 are reshaped on their way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from memjax.nests import nest_of
 from memjax.trace import Eqn, Operand, Program
+
+
+@dataclass(frozen=True)
+class View:
+    """A value of a program that is another one with its dimensions in another order.
+
+    Attributes:
+        source: the other value.
+        order: its dimensions, in the order of the view's.
+    """
+
+    source: Operand
+    order: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +53,7 @@ class Scan:
         carries: how many are carries.
         length: iterations.
         reverse: whether the last slice comes first.
+        views: transposed values whose slices can be taken from what they are views of.
     """
 
     index: int
@@ -45,6 +63,7 @@ class Scan:
     carries: int
     length: int
     reverse: bool
+    views: Mapping[Operand, View] = field(default_factory=dict)
 
     @property
     def constant_operands(self) -> tuple[Operand, ...]:
@@ -132,7 +151,7 @@ def find_pairs(program: Program) -> tuple[Pair, ...]:
         pair = _pair_of(program, scan, {i: s for i, s in scans.items() if i not in taken})
         if pair is not None:
             taken.update((index, *(s.index for s in pair.backward)))
-            pairs.append(pair)
+            pairs.append(_with_views(program, pair))
     return tuple(pairs)
 
 
@@ -146,6 +165,24 @@ def _scan(index: int, eqn: Eqn) -> Scan:
     return Scan(
         index, eqn, nest.bodies[0].program, nest.constants, nest.carries, nest.length, nest.reverse
     )
+
+
+def _with_views(program: Program, pair: Pair) -> Pair:
+    """The pair, with the transposed values that only it reads, or that are made of arguments."""
+    scans = (pair.forward, *pair.backward)
+    members = {scan.index for scan in scans}
+    views: dict[Operand, View] = {}
+    for operand in dict.fromkeys(o for scan in scans for o in scan.slice_operands):
+        producer = program.producer[operand] if isinstance(operand, int) else -1
+        if producer < 0 or program.eqns[producer].primitive != "transpose":
+            continue
+        assert isinstance(operand, int)
+        eqn = program.eqns[producer]
+        of_arguments = all(program.producer[v] < 0 for v in eqn.reads)
+        if of_arguments or members.issuperset(program.consumers[operand]):
+            views[operand] = View(eqn.inputs[0], tuple(eqn.raw.params["permutation"]))
+    forward, *backward = (replace(scan, views=views) for scan in scans)
+    return replace(pair, forward=forward, backward=tuple(backward))
 
 
 def _pair_of(program: Program, forward: Scan, scans: dict[int, Scan]) -> Pair | None:

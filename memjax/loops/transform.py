@@ -32,7 +32,7 @@ from jax import lax
 from memjax.loops.builder import ZERO, Level, Ref, Source, type_of
 from memjax.loops.iteration import Iteration
 from memjax.loops.pairs import Pair, Scan, find_pairs
-from memjax.trace import Constant, Eqn, Operand, Program
+from memjax.trace import Constant, Eqn, Operand, Program, without_dead
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def transform(program: Program, plans: Sequence[LoopPlan], *, backward: bool = T
         level = Level(pair.forward.eqn, avals)
         replaced.update(_Change(pair, plan, level, pinned).run(backward))
     eqns = [new for i, eqn in enumerate(program.eqns) for new in replaced.get(i, [eqn])]
-    return replace(program, eqns=tuple(eqns), avals=tuple(avals))
+    needed = without_dead(eqns, program.results)
+    return replace(program, eqns=needed, avals=tuple(avals))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from jax import lax
 
 from memjax import cost
 from memjax.backends import BACKENDS
-from memjax.loops.menu import best_chunks, runs_again, stacks_bytes, variants
+from memjax.loops.choose import BOUND_SLACK
+from memjax.loops.menu import best_chunks, runs_of_carries, stacks_bytes, variants
 from memjax.loops.pairs import find_pairs
 from memjax.loops.residuals import Cut, JointBody, cuts, joint_body, near_cuts
+from memjax.loops.transform import transform
 from memjax.nests import look_inside
 from memjax.prepare import prepare
 from memjax.price import Pricer
@@ -126,7 +128,7 @@ def test_chunks_against_the_binomial_schedule(length: int, splits: int) -> None:
     passes = splits + 1
     binomial = next(s for s in itertools.count(1) if math.comb(s + passes, passes) >= length)
     sizes = best_chunks(length, splits, 1, 1)
-    assert 1 + runs_again(length, sizes) <= passes + 1
+    assert 1 + runs_of_carries(sizes) <= passes + 1
     assert binomial <= stacks_bytes(length, sizes, 1, 1) <= (1 + 0.5 * splits) * binomial
 
 
@@ -136,5 +138,12 @@ def test_variants_cost_more_and_hold_less(loss: Callable[..., Any]) -> None:
     (pair,) = find_pairs(program)
     found = variants(program, pair, PRICER)
     assert any(v.plan and v.plan.chunks for v in found)
-    assert all(a.seconds <= b.seconds for a, b in itertools.pairwise(found))
+    assert found[0].plan is None
+    assert all(a.seconds <= b.seconds for a, b in itertools.pairwise(found[1:]))
+    step_seconds = PRICER.coarse(program).problem.total_cost
+    for variant in found[1:]:
+        assert variant.plan is not None
+        changed = PRICER.coarse(transform(program, [variant.plan]), keeps_order=True)
+        added = changed.problem.total_cost - step_seconds
+        assert variant.seconds <= added + BOUND_SLACK * step_seconds
     assert all(v.least_bytes <= v.bytes for v in found)
