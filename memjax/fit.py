@@ -26,7 +26,7 @@ from memjax.nests import look_inside
 from memjax.plan import Plan, check_program, plan_of_solution, schedule_of_plan
 from memjax.planners import Planner
 from memjax.prepare import prepare
-from memjax.price import Pricer
+from memjax.price import Pricer, is_mostly_small_loops
 from memjax.problem import Solution
 from memjax.residents import Resident, resident_bytes, residents
 from memjax.rewrite import rewrite
@@ -35,6 +35,7 @@ from memjax.simulate import InvalidPlan, simulate
 from memjax.trace import Program
 
 MAX_COMPILATIONS = 4
+MAX_OWN_SCHEDULES = 2
 AS_IT_IS_FACTOR = 1.6
 """The program is first compiled untouched where the budget is this much more than predicted:
 XLA:CPU's default schedule took up to 1.36 times the predicted bytes."""
@@ -61,11 +62,13 @@ class Attempt:
         purpose: why it was made, for people.
         plan: what was compiled.
         measured: what came of it.
+        for_memory: whether XLA was asked to schedule for memory.
     """
 
     purpose: str
     plan: Plan
     measured: Measured
+    for_memory: bool
 
     @property
     def total_bytes(self) -> int:
@@ -225,16 +228,26 @@ class Loop:
             self.coarse_by_loops[plan.loops, plan.insides] = choice.coarse
         return plan, choice.met
 
-    def compile(self, plan: Plan, purpose: str) -> Attempt:
-        """Compile a plan of the prepared program."""
+    @cached_property
+    def schedules(self) -> tuple[bool, ...]:
+        """What to ask of XLA's scheduler, in this order: whether to go by memory.
+
+        Where the step spends its time in loops of small eqns, XLA's own schedule is faster and
+        is tried first.
+        """
+        has_choice = bool(self.target.backend.scheduler_options)
+        return (False, True) if has_choice and is_mostly_small_loops(self.prepared) else (True,)
+
+    def compile(self, plan: Plan, purpose: str, *, for_memory: bool = True) -> Attempt:
+        """Compile a plan of the prepared program, scheduled for memory or by XLA's own rules."""
         coarse = self.coarse_of(plan)
         step = compile_step(
             rewrite(coarse, schedule_of_plan(coarse, plan)),
             self.target,
-            for_memory=True,
+            for_memory=for_memory,
             has_barriers=plan.changes_anything,
         )
-        return self.record(Attempt(purpose, plan, step.measured), step)
+        return self.record(Attempt(purpose, plan, step.measured, for_memory), step)
 
     def compile_as_it_is(self, budget_bytes: int) -> Attempt:
         """Compile the program as the user wrote it, with XLA's default schedule."""
@@ -242,7 +255,7 @@ class Loop:
         plan = self.plain_plan(coarse, budget_bytes)
         function = rewrite(coarse, range(len(coarse.problem.nodes)))
         step = compile_step(function, self.target, for_memory=False, has_barriers=False)
-        return self.record(Attempt(AS_IT_IS, plan, step.measured), step)
+        return self.record(Attempt(AS_IT_IS, plan, step.measured, for_memory=False), step)
 
     def record(self, attempt: Attempt, step: CompiledStep) -> Attempt:
         """Remember an attempt and its program."""
@@ -250,12 +263,17 @@ class Loop:
         self.steps.append(step)
         return attempt
 
-    def attempt_of(self, plan: Plan) -> Attempt | None:
-        """The compilation of the same schedule, if there was one."""
+    def attempt_of(self, plan: Plan, *, for_memory: bool = True) -> Attempt | None:
+        """The compilation of the same program, if there was one."""
         for attempt in self.attempts:
-            if attempt.plan.decides_like(plan) and attempt.purpose != AS_IT_IS:
+            same = attempt.plan.decides_like(plan) and attempt.for_memory == for_memory
+            if same and attempt.purpose != AS_IT_IS:
                 return attempt
         return None
+
+    def compilations(self, *, for_memory: bool) -> int:
+        """How many programs were compiled with a schedule; untouched ones count for memory."""
+        return sum((a.for_memory or a.purpose == AS_IT_IS) == for_memory for a in self.attempts)
 
     def result(self, chosen: Attempt) -> Fitted:
         """What the loop hands on; programs of other attempts are let go."""
@@ -286,20 +304,23 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
         InvalidPlan: `given` is for another program.
     """
     if given is not None:
-        attempt = loop.compile(given, "the given plan")
-        if attempt.total_bytes <= budget_bytes:
-            return loop.result(attempt)
+        for for_memory in loop.schedules:
+            attempt = loop.compile(given, "the given plan", for_memory=for_memory)
+            if attempt.total_bytes <= budget_bytes:
+                return loop.result(attempt)
     for attempt in _without_recomputation(loop, budget_bytes):
         if attempt.total_bytes <= budget_bytes:
             return loop.result(attempt)
-    _tighten(loop, budget_bytes)
-    _loosen(loop, budget_bytes)
+    for for_memory in loop.schedules:
+        if not _fitting(loop, budget_bytes):
+            _tighten(loop, budget_bytes, for_memory)
+            _loosen(loop, budget_bytes)
     if not _fitting(loop, budget_bytes):
         _last_resorts(loop, budget_bytes)
     fitting = _fitting(loop, budget_bytes)
     if not fitting:
         raise _infeasible(loop, budget_bytes)
-    return loop.result(min(fitting, key=lambda a: a.plan.overhead))
+    return loop.result(min(fitting, key=lambda a: (a.for_memory, a.plan.overhead)))
 
 
 def _fitting(loop: Loop, budget_bytes: int) -> list[Attempt]:
@@ -318,20 +339,26 @@ def _without_recomputation(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
     if AS_IT_IS_FACTOR * plain.predicted_bytes <= budget_bytes:
         yield loop.compile_as_it_is(budget_bytes)
     elif plain.predicted_bytes <= NEAR_FACTOR * budget_bytes:
-        yield loop.compile(plain, "without recomputation")
+        for for_memory in loop.schedules:
+            yield loop.compile(plain, "without recomputation", for_memory=for_memory)
         yield loop.compile_as_it_is(budget_bytes)
 
 
-def _tighten(loop: Loop, budget_bytes: int) -> None:
+def _tighten(loop: Loop, budget_bytes: int, for_memory: bool) -> None:
     """Compile tighter and tighter plans until one fits or the planner has no tighter one."""
     dynamic_bytes = max(0, budget_bytes - loop.prepared.problem.base_bytes)
     target_bytes, purpose = budget_bytes - int(MARGIN * dynamic_bytes), "planned for the budget"
-    for _ in range(MAX_COMPILATIONS):
+    most = MAX_COMPILATIONS if for_memory else MAX_OWN_SCHEDULES
+    for _ in range(most):
         plan, met = loop.solve(budget_bytes, target_bytes)
-        known = loop.attempt_of(plan)
-        if known is None and len(loop.attempts) >= MAX_COMPILATIONS:
+        if not (met or for_memory):
             return
-        attempt = known or loop.compile(plan, purpose if met else "the tightest plan")
+        known = loop.attempt_of(plan, for_memory=for_memory)
+        if known is None and loop.compilations(for_memory=for_memory) >= most:
+            return
+        attempt = known or loop.compile(
+            plan, purpose if met else "the tightest plan", for_memory=for_memory
+        )
         over = attempt.total_bytes - budget_bytes
         if over <= 0 or not met:
             return
@@ -341,15 +368,17 @@ def _tighten(loop: Loop, budget_bytes: int) -> None:
 
 def _loosen(loop: Loop, budget_bytes: int) -> None:
     """Use what a fitting plan left unused, with one more compilation at the most."""
-    if not loop.attempts or len(loop.attempts) >= MAX_COMPILATIONS:
+    if not loop.attempts or loop.compilations(for_memory=True) >= MAX_COMPILATIONS:
         return
     last = loop.attempts[-1]
     unused = budget_bytes - last.total_bytes
     if not last.plan.changes_anything or unused <= SLACK * budget_bytes:
         return
     plan, met = loop.solve(budget_bytes, last.plan.predicted_bytes + unused)
-    if met and plan.overhead < last.plan.overhead and loop.attempt_of(plan) is None:
-        loop.compile(plan, f"planned {format_bytes(unused)} looser")
+    known = loop.attempt_of(plan, for_memory=last.for_memory)
+    if met and plan.overhead < last.plan.overhead and known is None:
+        purpose = f"planned {format_bytes(unused)} looser"
+        loop.compile(plan, purpose, for_memory=last.for_memory)
 
 
 def _last_resorts(loop: Loop, budget_bytes: int) -> None:
@@ -422,7 +451,8 @@ def with_device_scale(loop: Loop, budget_bytes: int) -> Loop:
 
     Values of a program that runs on several devices are spread by XLA, not by the jaxpr.
     """
-    attempt = loop.compile(loop.plain_plan(loop.prepared, budget_bytes), "plain, to learn spread")
+    plan = loop.plain_plan(loop.prepared, budget_bytes)
+    attempt = loop.compile(plan, "plain, to learn spread")
     problem = loop.prepared.problem
     whole = simulate(problem, _identity(loop.prepared)).peak_bytes - problem.base_bytes
     scale = attempt.measured.footprint.temp_bytes / whole if whole else 1.0

@@ -289,8 +289,11 @@ def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]
 
 
 def _compilation(attempt: Attempt) -> Compilation:
+    purpose = attempt.purpose
+    if not attempt.for_memory and purpose != AS_IT_IS:
+        purpose += ", XLA's own schedule"
     return Compilation(
-        purpose=attempt.purpose,
+        purpose=purpose,
         predicted_bytes=attempt.plan.predicted_bytes,
         footprint=attempt.measured.footprint,
         seconds=attempt.measured.seconds,

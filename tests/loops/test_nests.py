@@ -255,7 +255,7 @@ def test_a_transposed_batch_is_read_where_it_is() -> None:
     budgeted = memjax.memory_budget(int(0.7 * peak_bytes), donate=None)(step)
     report = budgeted.report(table, batch)
     assert report.plan.loops
-    assert report.compiled.total_bytes == pytest.approx(report.plan.predicted_bytes, rel=0.01)
+    assert report.compiled.total_bytes == pytest.approx(report.plan.predicted_bytes, rel=0.05)
     assert "transpose[permutation=(1, 0, 2)]" not in str(budgeted.jaxpr(table, batch))
 
 
