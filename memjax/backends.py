@@ -25,6 +25,7 @@ class Backend:
         may_drop_barriers: whether some version removes barriers too early, to be probed.
         copies_matmul_operands: whether matmuls copy operands whose dimensions are not in the
             order that they want (`memjax.cost` knows which).
+        stores_reduced_transposes: whether a reduction does not fuse what was transposed.
         random_workspace: bytes held while random bits are made, for each byte of them.
     """
 
@@ -32,6 +33,7 @@ class Backend:
     scheduler_options: dict[str, str] = field(default_factory=dict)
     may_drop_barriers: bool = False
     copies_matmul_operands: bool = False
+    stores_reduced_transposes: bool = False
     random_workspace: int = 0
 
 
@@ -43,6 +45,7 @@ BACKENDS = {
         scheduler_options={"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
         may_drop_barriers=True,
         copies_matmul_operands=True,
+        stores_reduced_transposes=True,
         random_workspace=3,  # threefry's loop carries both halves, and copies them
     ),
     # The default scheduler takes the best of three by memory; barriers are removed after

@@ -120,13 +120,16 @@ def coarsen(
         inputs = tuple(new_id[v] for v in graph.stored_reads[index] if v in new_id)
         outputs = tuple(new_id[v] for v in eqn.outputs if v in new_id)
         written = sum(sizes[v] for v in outputs)
+        workspace_bytes = cost.workspace_bytes(eqn.raw, backend)
+        if backend.stores_reduced_transposes:
+            workspace_bytes += cost.reduced_transpose_bytes(graph, index)
         return Node(
             cost=seconds[index],
             inputs=inputs,
             outputs=outputs,
             workspace_bytes=inner[index].peak_bytes
             if index in inner
-            else int(scale * cost.workspace_bytes(eqn.raw, backend)),
+            else int(scale * workspace_bytes),
             recomputable=not eqn.has_effects and written > small,
             in_place=_overwritable(graph, index, new_id),
             name=eqn.primitive,

@@ -173,6 +173,20 @@ def workspace_bytes(eqn: Any, backend: Backend) -> int:
     return inner_peak_bytes(eqn)
 
 
+def reduced_transpose_bytes(graph: LivenessGraph, index: int) -> int:
+    """Bytes of a reduction's operand if it is computed from a transposed value.
+
+    A transposition that is reduced directly is only another order of the reduction.
+    """
+    eqn = graph.program.eqns[index]
+    if eqn.primitive not in primitives.REDUCTION or not eqn.reads:
+        return 0
+    operand = eqn.reads[0]
+    producer = graph.program.producer[operand]
+    fused = {graph.program.eqns[i].primitive for i in free_closure(graph, index) if i != producer}
+    return graph.program.value_bytes[operand] if "transpose" in fused else 0
+
+
 def _operand_copies_bytes(eqn: Any) -> int:
     """Bytes of the operands that XLA:CPU brings into another order before a matmul.
 

@@ -166,6 +166,8 @@ def _fences(coarse: Coarse, order: Sequence[int]) -> frozenset[int]:
         if (near_peak and min(died, written) >= step) or waiting >= 4 * step or before_loop:
             fences.append(position)
             died = waiting = 0
+        if not _is_loop(coarse, node):
+            died += problem.nodes[node].workspace_bytes
     return frozenset(fences)
 
 

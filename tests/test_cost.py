@@ -12,9 +12,12 @@ from memjax.cost import (
     inner_peak_bytes,
     jaxpr_flops,
     rates_of,
+    reduced_transpose_bytes,
     workspace_bytes,
 )
+from memjax.liveness import liveness
 from memjax.primitives import COSTLY_FLOPS
+from memjax.trace import trace
 from tests.programs import shape
 
 CPU = BACKENDS["cpu"]
@@ -204,6 +207,25 @@ def test_copies_of_operands_are_what_xla_makes(name):
     temp = footprint(jax.jit(step).lower(*types).compile()).temp_bytes
     assert workspace_bytes(eqn, Backend("other")) == 0
     assert workspace_bytes(eqn, CPU) == pytest.approx(temp, abs=256)
+
+
+REDUCTIONS = {
+    "square": lambda x: jnp.sum(x**2),
+    "transposed": lambda x: jnp.sum(x.swapaxes(0, 1)),
+    "transposed square": lambda x: jnp.sum(x.swapaxes(0, 1) ** 2),
+    "rows of a transposed square": lambda x: jnp.sum(x.swapaxes(0, 1) ** 2, -1),
+    "largest of a transposed sine": lambda x: jnp.max(jnp.sin(x.swapaxes(0, 1)), -1),
+}
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a rule for XLA:CPU")
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_what_is_transposed_before_a_reduction_is_stored_as_xla_does(name):
+    x = shape(100, 16, 64)
+    graph = liveness(trace(REDUCTIONS[name], (x,)))
+    stored = sum(reduced_transpose_bytes(graph, i) for i in range(len(graph.program.eqns)))
+    temp = footprint(jax.jit(REDUCTIONS[name]).lower(x).compile()).temp_bytes
+    assert stored == pytest.approx(temp, rel=0.05, abs=2048)
 
 
 # Rates
