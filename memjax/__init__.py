@@ -3,7 +3,7 @@
 from memjax import figures, page
 from memjax.api import BudgetedStep, Floor, analyze, floor, frontier, memory_budget, plan
 from memjax.batch import max_batch
-from memjax.batch_result import BatchPoint, MaxBatch
+from memjax.batch_result import BatchPoint, MaxBatch, Refusal
 from memjax.compile import Footprint, footprint
 from memjax.curve import Frontier
 from memjax.fit import BudgetInfeasible
@@ -30,6 +30,7 @@ __all__ = [
     "Node",
     "Plan",
     "Problem",
+    "Refusal",
     "Report",
     "Share",
     "Solution",

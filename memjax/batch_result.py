@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from memjax.brief import data_frame, html_table, table
 from memjax.budget import format_bytes
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _HEADERS = ("size", "plain", "predicted", "compiled", "overhead")
 _RIGHT = (0, 1, 2, 3, 4)
+MAX_REFUSED = 3
+"""So many refused sizes have a line of their own where a result is printed."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,26 @@ class BatchPoint:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A size that is over the budget.
+
+    Attributes:
+        size: that was tried.
+        bytes: the least footprint found.
+        judged: compiled, where memjax's whole search for a plan was compiled and none fits;
+            predicted, where the plan with the smallest prediction is over budget, corrected by
+            how far the prediction was off at the answer.
+    """
+
+    size: int
+    bytes: int
+    judged: Literal["compiled", "predicted"]
+
+    def __str__(self) -> str:
+        return f"{self.size} does not fit: {format_bytes(self.bytes)} {self.judged}, at the least"
+
+
+@dataclass(frozen=True)
 class MaxBatch:
     """The largest size with which a step fits into a budget.
 
@@ -46,8 +68,9 @@ class MaxBatch:
         budget_bytes: asked for.
         report: of the program at that size.
         points: the curve of overheads, from the smallest size to the largest that fits.
-        refused: larger sizes that were compiled and are over budget, with the smallest bytes
-            they compiled to.
+        refused: larger sizes that were tried and are over budget, ascending. Where the first
+            is not the next size, those between were not tried.
+        compilations: made by the whole search.
         at_end: whether the size is the largest that was asked about, so that larger ones may
             fit as well.
     """
@@ -57,7 +80,8 @@ class MaxBatch:
     budget_bytes: int
     report: Report
     points: tuple[BatchPoint, ...]
-    refused: tuple[tuple[int, int], ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    compilations: int = 0
     at_end: bool = False
 
     def __repr__(self) -> str:
@@ -75,12 +99,14 @@ class MaxBatch:
         )
 
     def _notes(self) -> list[str]:
-        notes = [
-            f"  {size} compiled to {format_bytes(count)} at the least, over budget"
-            for size, count in self.refused
-        ]
+        notes = [f"  {refusal}" for refusal in self.refused[:MAX_REFUSED]]
+        if len(self.refused) > MAX_REFUSED:
+            rest = ", ".join(str(refusal.size) for refusal in self.refused[MAX_REFUSED:])
+            notes.append(f"  nor does any of {rest}")
         if self.at_end:
             notes.append("  it is the largest that was asked about; larger ones may fit")
+        plural = "" if self.compilations == 1 else "s"
+        notes.append(f"  {self.compilations} compilation{plural} in all")
         return notes
 
     def _repr_html_(self) -> str:
@@ -96,9 +122,9 @@ class MaxBatch:
             "budget_bytes": self.budget_bytes,
             "compiled_bytes": self.report.compiled.total_bytes,
             "overhead": self.report.overhead,
-            "compilations": len(self.report.compilations),
+            "compilations": self.compilations,
             "at_end": self.at_end,
-            "refused": [{"size": size, "compiled_bytes": count} for size, count in self.refused],
+            "refused": [vars(refusal).copy() for refusal in self.refused],
             "points": [vars(point).copy() for point in self.points],
         }
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 GROWTH = 16
 """While nothing too large is known, no guess is more than this times the largest that fits: a
 line through two small sizes may be nearly flat."""
-FINE = 256
-"""Above this, the answer may be one part in so many too small: predictions are not better."""
 
 
 def largest_within(
@@ -22,7 +20,7 @@ def largest_within(
     high: int,
     known: Mapping[int, int] | None = None,
 ) -> int | None:
-    """The largest `i` of `low … high` with `bytes_at(i) <= limit_bytes`, or one near it.
+    """The largest `i` of `low … high` with `bytes_at(i) <= limit_bytes`.
 
     Regula falsi: the next guess is where the line through the two nearest known points meets
     the limit. Every guess that did not halve the bracket is followed by one in its middle, so
@@ -36,9 +34,8 @@ def largest_within(
         known: bytes of some integers from `low` to `high`, from an earlier search.
 
     Returns:
-        An integer within the limit, from which the largest is less than one part in `FINE`
-        away; None where not even `low` is within the limit. Where `bytes_at` falls somewhere,
-        some integer that is as near is over the limit, or it is `high`.
+        The largest integer within the limit; None where not even `low` is. Where `bytes_at`
+        falls somewhere, it is an integer whose successor is over the limit, or `high`.
     """
     known = dict(known or {})
     known[low] = bytes_at(low)
@@ -47,7 +44,7 @@ def largest_within(
     over = min((i for i in known if known[i] > limit_bytes), default=high + 1)
     fits = max(i for i in known if i < over)
     middle = False
-    while over - fits > (1 if over > high else _step(fits)):
+    while over - fits > 1:
         before = over - fits
         guess = (fits + over) // 2 if middle else _on_the_line(known, limit_bytes, fits, over)
         known[guess] = bytes_at(guess)
@@ -57,11 +54,6 @@ def largest_within(
             over = guess
         middle = over in known and not middle and 2 * (over - fits) > before
     return fits
-
-
-def _step(fits: int) -> int:
-    """How far from an integer the next one is worth asking for."""
-    return max(1, fits // FINE)
 
 
 def _on_the_line(known: dict[int, int], limit_bytes: int, fits: int, over: int) -> int:
@@ -75,4 +67,4 @@ def _on_the_line(known: dict[int, int], limit_bytes: int, fits: int, over: int) 
     if rise <= 0:
         return farthest
     steps = (limit_bytes - known[fits]) * abs(other - fits) // rise
-    return min(fits + max(steps, _step(fits)), max(farthest, fits + 1))
+    return min(fits + max(steps, 1), max(farthest, fits + 1))

@@ -15,11 +15,13 @@ from flax.training.train_state import TrainState
 
 import memjax
 from memjax.arguments import as_arguments, shapes_of
+from memjax.planners import AutoPlanner
 from tests.programs import mlp, shape
 
 KIB = 2**10
 STEP, _, _ = mlp(layers=3)
 WIDTH = 32
+QUICK = AutoPlanner().quick()
 
 
 def arguments(size):
@@ -29,18 +31,41 @@ def arguments(size):
 
 @pytest.fixture(scope="module")
 def found():
-    return memjax.max_batch(arguments, STEP, 150 * KIB)
+    return memjax.max_batch(arguments, STEP, 150 * KIB, planner=QUICK)
 
 
-def test_the_answer_is_verified_and_a_tenth_more_does_not_fit(found):
+def fits(size, budget):
+    try:
+        memjax.memory_budget(budget, planner=QUICK)(STEP).report(*shapes_of(arguments, size))
+    except memjax.BudgetInfeasible:
+        return False
+    return True
+
+
+def test_it_is_what_compiling_every_size_finds():
+    """The planner's search is short here, so that its luck differs from size to size: predictions
+    alone stop at 58 with jax 0.10.2, where 69 fit.
+    """
+    found = memjax.max_batch(arguments, STEP, 60 * KIB, planner=QUICK, points=1)
+    sizes = range(found.size - 3, found.size + 5)
+    assert [size for size in sizes if fits(size, 60 * KIB)] == list(sizes[:4])
+    assert found.refused[0].size == found.size + 1
+    assert found.refused[0].judged == "compiled"
+    assert found.refused[0].bytes > 60 * KIB >= found.report.compiled.total_bytes
+    assert found.compilations <= 12
+
+
+def test_the_answer_is_verified_and_one_more_does_not_fit(found):
     assert found.report.compiled.total_bytes <= 150 * KIB
     assert found.points[-1].compiled_bytes == found.report.compiled.total_bytes
     for size in (found.size, 1):
-        report = memjax.memory_budget(150 * KIB)(STEP).report(*shapes_of(arguments, size))
+        report = memjax.memory_budget(150 * KIB, planner=QUICK)(STEP).report(
+            *shapes_of(arguments, size)
+        )
         assert report.compiled.total_bytes <= 150 * KIB
-    beyond = shapes_of(arguments, int(1.1 * found.size))
+    beyond = shapes_of(arguments, found.size + 1)
     with pytest.raises(memjax.BudgetInfeasible):
-        memjax.plan(STEP, *beyond, budget=150 * KIB)
+        memjax.plan(STEP, *beyond, budget=150 * KIB, planner=QUICK)
 
 
 def test_recomputation_makes_room_for_more_than_the_plain_step_has(found):
@@ -64,11 +89,14 @@ def test_the_curve_rises(found):
 def test_it_reads_well(found):
     lines = str(found).splitlines()
     assert f"{found.size} is the largest size that fits 150.0 KiB" in lines[0]
-    assert len(lines) == 2 + len(found.points) + len(found.refused)
+    assert len(lines) == 2 + len(found.points) + len(found._notes())
+    assert f"{found.refused[0].size} does not fit" in str(found)
+    assert lines[-1].strip() == f"{found.compilations} compilations in all"
     assert repr(found) == f"<MaxBatch of 'step': {found.size} within 150.0 KiB>"
     assert found._repr_html_().count("<tr>") == 1 + len(found.points)
     read = json.loads(json.dumps(found.to_dict()))
     assert read["size"] == found.size
+    assert read["refused"][0]["judged"] == "compiled"
     assert [p["size"] for p in read["points"]] == [p.size for p in found.points]
 
 
@@ -80,14 +108,14 @@ def test_it_is_a_table_for_pandas(found):
 
 
 def test_a_larger_budget_never_has_a_smaller_answer(found):
-    larger = memjax.max_batch(arguments, STEP, 180 * KIB, points=1)
+    larger = memjax.max_batch(arguments, STEP, 180 * KIB, points=1, planner=QUICK)
     assert larger.size > found.size
     assert len(larger.points) == 1
 
 
 def test_sizes_are_multiples_within_a_range(found):
     limited = memjax.max_batch(
-        arguments, STEP, 150 * KIB, at_least=9, at_most=20, multiple_of=8, points=5
+        arguments, STEP, 150 * KIB, planner=QUICK, at_least=9, at_most=20, multiple_of=8, points=5
     )
     assert limited.size == 16 <= found.size
     assert limited.at_end
@@ -96,7 +124,7 @@ def test_sizes_are_multiples_within_a_range(found):
 
 
 def test_a_decorated_step_keeps_its_settings():
-    decorated = memjax.memory_budget("1GB", donate=None)(STEP)
+    decorated = memjax.memory_budget("1GB", donate=None, planner=QUICK)(STEP)
     kept = memjax.max_batch(arguments, decorated, 150 * KIB, points=1)
     assert not any(d.donated for d in kept.report.donations)
     assert kept.budget_bytes == 150 * KIB
@@ -139,10 +167,13 @@ def test_a_size_that_does_not_trace_is_named():
         return weights, x.reshape(2, size // 2, WIDTH)
 
     with pytest.raises(ValueError, match=r"size 1\b"):
-        memjax.max_batch(halves, STEP, 150 * KIB)
+        memjax.max_batch(halves, STEP, 150 * KIB, planner=QUICK)
     with pytest.raises(ValueError, match=r"size \d+; if only some sizes .* multiple_of"):
-        memjax.max_batch(halves, STEP, 2000 * KIB, at_least=2)
-    assert memjax.max_batch(halves, STEP, 150 * KIB, multiple_of=2, points=1).size % 2 == 0
+        memjax.max_batch(halves, STEP, 2000 * KIB, planner=QUICK, at_least=2)
+    assert (
+        memjax.max_batch(halves, STEP, 150 * KIB, planner=QUICK, multiple_of=2, points=1).size % 2
+        == 0
+    )
 
 
 def test_a_flax_model_with_a_state_that_exists():
@@ -159,7 +190,11 @@ def test_a_flax_model_with_a_state_that_exists():
         return state.apply_gradients(grads=gradients), value
 
     found = memjax.max_batch(
-        lambda n: (state, jax.ShapeDtypeStruct((n, 16), jnp.float32)), step, "1MB", points=2
+        lambda n: (state, jax.ShapeDtypeStruct((n, 16), jnp.float32)),
+        step,
+        "1MB",
+        points=2,
+        planner=QUICK,
     )
     assert 500 < found.size < 16_000
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
