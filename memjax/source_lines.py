@@ -29,6 +29,7 @@ from memjax import _compat
 _PACKAGES = ("site-packages", "dist-packages")
 _OWN = str(Path(__file__).parent) + os.sep
 _DEMO = _OWN + "demo" + os.sep
+_BETWEEN = _OWN + "module_names.py"
 _STANDARD = sysconfig.get_path("stdlib") + os.sep
 
 Frame = tuple[CodeType, int]
@@ -75,14 +76,16 @@ def _inside(frames: Iterable[Frame], function: tuple[str, int] | None) -> Iterat
 
 @cache
 def is_own_file(file_name: str) -> bool:
-    """Whether a file is memjax's own; the demo's model stands for a user's."""
-    return file_name.startswith(_OWN) and not file_name.startswith(_DEMO)
+    """Whether a file is memjax's own; the demo's model stands for a user's, and the scopes of
+    nnx modules stand between a user's frames.
+    """
+    return file_name.startswith(_OWN) and not file_name.startswith((_DEMO, _BETWEEN))
 
 
 @cache
 def is_user_file(file_name: str) -> bool:
     """Whether a frame of this file is the user's own."""
-    if is_own_file(file_name):
+    if is_own_file(file_name) or file_name == _BETWEEN:
         return False
     if _compat.is_jax_file(file_name) or file_name.startswith((_STANDARD, "<frozen")):
         return False
@@ -92,7 +95,9 @@ def is_user_file(file_name: str) -> bool:
 @cache
 def is_package_file(file_name: str) -> bool:
     """Whether a file belongs to an installed package other than JAX."""
-    return not _compat.is_jax_file(file_name) and any(f in file_name for f in _PACKAGES)
+    if _compat.is_jax_file(file_name) or file_name.startswith(_OWN):
+        return False
+    return any(folder in file_name for folder in _PACKAGES)
 
 
 def _text(frame: Frame) -> str:

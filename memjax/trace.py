@@ -21,6 +21,7 @@ import jax
 from jax.tree_util import PyTreeDef, keystr, tree_flatten_with_path
 
 from memjax import _compat
+from memjax.module_names import nnx_scopes
 from memjax.source_lines import user_line
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ def trace(
     jitted = jax.jit(
         step, static_argnums=tuple(static_argnums), static_argnames=tuple(static_argnames)
     )
-    traced = jitted.trace(*args, **kwargs)
+    with nnx_scopes():
+        traced = jitted.trace(*args, **kwargs)
     return replace(
         program_of_jaxpr(traced.jaxpr, step_name(step)),
         argument_names=_argument_names(traced.args_info, step, static_argnums),
