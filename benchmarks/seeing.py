@@ -1,5 +1,6 @@
-"""How much of the peaks of the reference GPT carries a user line and a phase, and how long an
-analysis of 10,000 eqns and the import of memjax take.
+"""How much of the peaks of the reference GPT carries a user line and a phase, with its layers
+unrolled, scanned, and with gradients added up over microbatches; and how long an analysis of
+10,000 eqns and the import of memjax take.
 
     python -m benchmarks.seeing [--budgets 355MiB …]
 
@@ -27,6 +28,12 @@ from memjax.trace import trace
 
 BUDGETS = ("2GiB", "800MiB", "355MiB", "233MiB")
 """The largest lets the program be compiled as it is."""
+MODELS: dict[str, dict[str, Any]] = {
+    "unrolled": {},
+    "scanned": {"lengths": (8,)},
+    "accumulating": {"microbatches": 2},
+}
+"""Changes of the reference GPT."""
 MANY_EQNS_LAYERS = 19
 IMPORTS = 11
 IMPORT_SCRIPT = """
@@ -39,29 +46,36 @@ print(json.dumps([middle - start, time.perf_counter() - middle]))
 """
 
 
-def row(name: str, peak: str, holders: Sequence[Holder]) -> dict[str, Any]:
-    """What of one peak is attributed, with and without what the caller holds."""
+def row(model: str, name: str, peak: str, holders: Sequence[Holder]) -> dict[str, Any]:
+    """What of one peak is attributed, with and without what the caller holds, and how much of it
+    is a row for a whole loop.
+    """
     own = [h for h in holders if h.phase not in ("argument", "result")]
+    whole = sum(h.bytes for h in holders if h.what.startswith("workspace of "))
     return {
+        "model": model,
         "program": name,
         "peak": peak,
         "peak_bytes": sum(h.bytes for h in holders),
         "attributed": attributed_fraction(holders),
         "attributed_of_temporaries": attributed_fraction(own),
+        "whole_loops": whole / max(1, sum(h.bytes for h in holders)),
         "lines": len({h.source for h in holders if h.source}),
     }
 
 
-def attributed(budgets: Sequence[str], **changes: int) -> list[dict[str, Any]]:
+def attributed(
+    budgets: Sequence[str], model: str = "unrolled", **changes: Any
+) -> list[dict[str, Any]]:
     """The predicted peak of the plain step, and both peaks under each budget."""
-    task = gpt_task(**changes)
+    task = gpt_task(**(MODELS[model] | changes))
     analysis = memjax.analyze(task.step, task.state, task.batch)
-    rows = [row("plain", "predicted", analysis.holders)]
+    rows = [row(model, "plain", "predicted", analysis.holders)]
     for budget in budgets:
         report = memjax.memory_budget(budget)(task.step).report(task.state, task.batch)
-        rows.append(row(budget, "predicted", report.holders))
+        rows.append(row(model, budget, "predicted", report.holders))
         if report.xla is not None:
-            found = row(budget, "xla", report.xla.holders)
+            found = row(model, budget, "xla", report.xla.holders)
             off = report.xla.total_bytes / report.predicted_bytes - 1
             explained = sum(d.bytes for d in report.xla.differences)
             rows.append(found | {"off_predicted": off, "explained_bytes": explained})
@@ -121,7 +135,7 @@ def main() -> None:
     write_csv("seeing_times", [times])
     if not arguments.budgets:
         return
-    rows = attributed(arguments.budgets)
+    rows = [found for model in MODELS for found in attributed(arguments.budgets, model)]
     for found in rows:
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()})
     write_csv("seeing", rows)

@@ -23,7 +23,6 @@ from memjax.compile import Footprint
 from memjax.curve import Frontier, default_budgets, make_frontier
 from memjax.donation import Donation, without_shared_buffers
 from memjax.fit import BudgetInfeasible, Fitted, Loop, find_floor
-from memjax.nests import look_inside
 from memjax.plan import Plan
 from memjax.planners import Planner, get_planner
 from memjax.report import (
@@ -336,8 +335,7 @@ def analyze(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysis:
         kwargs: likewise.
     """
     loop, donations = loop_for(step, args, kwargs)
-    coarse = loop.coarsen(look_inside(loop.program))
-    return make_analysis(coarse, donations, loop.residents(loop.program))
+    return make_analysis(loop.as_it_is, donations, loop.residents(loop.program))
 
 
 @dataclass(frozen=True)

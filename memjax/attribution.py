@@ -15,7 +15,10 @@ Definitions
    texts: `GPT/block_0/Dense_1`.
 5. What a scan or another eqn with a body writes has the line and the module path of the eqn in
    the body that writes it.
-6. An argument has the line and the module path of the eqn that reads it first, and a phase of
+6. An eqn in a body has the phase of the eqn that runs it, where that one's name stack has a
+   mark; else its own mark's, and without one that of the eqn that runs it. Module paths are
+   joined.
+7. An argument has the line and the module path of the eqn that reads it first, and a phase of
    its own, *argument*. One that nothing reads has none.
 
 Dependence, not position, tells the optimizer from the rest: `memjax.prepare` moves updates
@@ -62,6 +65,25 @@ def origins(program: Program) -> tuple[Origin, ...]:
     return tuple(
         Origin(eqn.source, module_path(eqn.name_stack), phase)
         for eqn, phase in zip(program.eqns, phases, strict=True)
+    )
+
+
+def body_origins(body: Program, eqn: Eqn, outer: Origin) -> tuple[Origin, ...]:
+    """The origin of each eqn of a body: see definition 6.
+
+    Args:
+        body: a program that an eqn runs.
+        eqn: that one.
+        outer: its origin.
+    """
+    decided = _mark_of(eqn.name_stack)
+    return tuple(
+        Origin(
+            inner.source or outer.line,
+            _joined(outer.module, module_path(inner.name_stack)),
+            decided or _mark(inner) or outer.phase,
+        )
+        for inner in body.eqns
     )
 
 
@@ -199,8 +221,15 @@ def eqn_phases(program: Program) -> tuple[Phase, ...]:
 
 def _mark(eqn: Eqn) -> Literal["forward", "backward"] | None:
     """The phase that an eqn's own name stack, or its bodies', tells."""
-    names = _compat.transforms(eqn.name_stack)
-    if "transpose" in names or _has_transposed(_compat.sub_jaxprs(eqn.raw)):
+    own = _mark_of(eqn.name_stack)
+    if own != "backward" and _has_transposed(_compat.sub_jaxprs(eqn.raw)):
+        return "backward"
+    return own
+
+
+def _mark_of(name_stack: Any) -> Literal["forward", "backward"] | None:
+    names = _compat.transforms(name_stack)
+    if "transpose" in names:
         return "backward"
     return "forward" if "jvp" in names else None
 

@@ -139,6 +139,11 @@ class Loop:
         """The problem of the program as it is planned; an analysis does not need it."""
         return self.coarsen(look_inside(prepare(self.program)))
 
+    @cached_property
+    def as_it_is(self) -> Coarse:
+        """The problem of the program as the user wrote it."""
+        return self.coarsen(look_inside(self.program))
+
     def coarsen(self, program: Program, keeps_order: bool = False) -> Coarse:
         """The problem of a program, with the bytes and seconds of this loop's device."""
         base_bytes = resident_bytes(program, self.target, self.donations)
@@ -251,8 +256,8 @@ class Loop:
 
     def compile_as_it_is(self, budget_bytes: int) -> Attempt:
         """Compile the program as the user wrote it, with XLA's default schedule."""
-        coarse = self.coarsen(self.program)
-        plan = self.plain_plan(coarse, budget_bytes)
+        plan = self.plain_plan(self.as_it_is, budget_bytes)
+        coarse = self.coarsen(self.program)  # without programs for bodies: these run as they are
         function = rewrite(coarse, range(len(coarse.problem.nodes)))
         step = compile_step(function, self.target, for_memory=False, has_barriers=False)
         return self.record(Attempt(AS_IT_IS, plan, step.measured, for_memory=False), step)
@@ -279,7 +284,7 @@ class Loop:
         """What the loop hands on; programs of other attempts are let go."""
         step = self.steps[self.attempts.index(chosen)]
         untouched = chosen.purpose == AS_IT_IS
-        coarse = self.coarsen(self.program) if untouched else self.coarse_of(chosen.plan)
+        coarse = self.as_it_is if untouched else self.coarse_of(chosen.plan)
         return Fitted(
             coarse=coarse,
             plain=coarse if untouched else self.prepared,

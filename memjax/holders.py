@@ -12,10 +12,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from memjax.attribution import Origin, argument_origins, origins, output_origin
-from memjax.coarsen import Coarse
+from memjax.attribution import (
+    Origin,
+    Phase,
+    argument_origins,
+    body_origins,
+    origins,
+    output_origin,
+)
+from memjax.coarsen import Coarse, PlannedBody
 from memjax.residents import Resident
+from memjax.segments import emitted_order, segments
 from memjax.simulate import Timeline, simulate
+from memjax.trace import Eqn
 
 
 @dataclass(frozen=True)
@@ -55,15 +64,18 @@ class Ledger:
     Attributes:
         coarse: the problem.
         residents: arguments and results.
+        runs: what runs the program, with its origin, where it is the body of an eqn.
     """
 
     coarse: Coarse
     residents: tuple[Resident, ...]
+    runs: tuple[Eqn, Origin] | None = None
 
     @cached_property
     def origins(self) -> tuple[Origin, ...]:
         """Of each eqn of the program."""
-        return origins(self.coarse.graph.program)
+        program = self.coarse.graph.program
+        return origins(program) if self.runs is None else body_origins(program, *self.runs)
 
     @cached_property
     def values(self) -> tuple[Holder, ...]:
@@ -91,7 +103,11 @@ class Ledger:
             if origin is None:
                 index = program.producer[held.value]
                 origin = self.origins[index] if index >= 0 else Origin(None, "", "result")
-            phase = "argument" if held.is_argument else "result"
+            phase: Phase = "argument" if held.is_argument else "result"
+            if self.runs is not None:  # a slice: the iteration's own buffer, not the caller's
+                outer = self.runs[1]
+                what = f"slice {_type_of(program, held.value)}"
+                origin, phase = (origin if origin.line else outer), outer.phase
             result.append(Holder(held.bytes, what, origin.line, held.name, origin.module, phase))
         return tuple(result)
 
@@ -107,7 +123,9 @@ class Ledger:
         return tuple(sorted((h for h in held if h.bytes), key=lambda h: -h.bytes))
 
     def _at(self, timeline: Timeline, order: Sequence[int], position: int) -> list[Holder]:
-        """The values held at a position, and the workspace of the node that runs there."""
+        """The values held at a position, and the workspace of the node that runs there; of an
+        eqn with bodies, what the dearest of them holds at its own peak.
+        """
         problem = self.coarse.problem
         node = problem.nodes[order[position]]
         values = timeline.holders(position)
@@ -118,9 +136,23 @@ class Ledger:
         result = [self.values[v] for v in values if v not in taken]
         if node.workspace_bytes:
             index = self.coarse.eqn_of_node[order[position]]
+            inside = self._inside(index)
+            rest_bytes = node.workspace_bytes - sum(h.bytes for h in inside)
             what = f"workspace of {node.name}"
-            result.append(self._of_eqn(index, node.workspace_bytes, what, self.origins[index]))
+            rest = self._of_eqn(index, rest_bytes, what, self.origins[index])
+            result += [*inside, rest]
         return result
+
+    def _inside(self, index: int) -> tuple[Holder, ...]:
+        """What the bodies of an eqn hold at their peak, beyond its operands and results."""
+        eqn = self.coarse.graph.program.eqns[index]
+        found: tuple[Holder, ...] = ()
+        for body in self.coarse.bodies.get(index, ()):
+            ledger = Ledger(body.coarse, _slices(eqn, body), (eqn, self.origins[index]))
+            order = emitted_order(segments(body.coarse, body.order))
+            held = ledger.at_peak(simulate(body.coarse.problem, order), order)
+            found = max(found, held, key=lambda holders: sum(h.bytes for h in holders))
+        return found
 
     def timeline(self, order: Sequence[int]) -> Timeline:
         """What a schedule holds, with the phase of each position."""
@@ -135,6 +167,20 @@ class Ledger:
             result.append("recompute" if node in seen else phase)
             seen.add(node)
         return tuple(result)
+
+
+def _slices(eqn: Eqn, body: PlannedBody) -> tuple[Resident, ...]:
+    """What a scan hands to its body for each iteration, held for all of it."""
+    nest, program = eqn.nest, body.coarse.graph.program
+    total_bytes = body.coarse.problem.base_bytes
+    if nest is None or not total_bytes:
+        return ()
+    values = program.arguments[nest.constants + nest.carries :]
+    unscaled_bytes = sum(program.value_bytes[v] for v in values)
+    return tuple(
+        Resident(v, "", total_bytes * program.value_bytes[v] // unscaled_bytes, is_argument=True)
+        for v in values
+    )
 
 
 def _overwritten(timeline: Timeline, in_place: Sequence[int], position: int) -> frozenset[int]:

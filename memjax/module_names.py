@@ -81,7 +81,8 @@ def _classes(base: type) -> Iterator[type]:
     seen: dict[type, None] = {base: None}
     found: list[type] = [base]
     for cls in found:
-        fresh = [derived for derived in type.__subclasses__(cls) if derived not in seen]
+        derived: list[type] = type.__subclasses__(cls)
+        fresh = [c for c in derived if c not in seen]
         seen.update(dict.fromkeys(fresh))
         found += fresh
     return iter(found)
