@@ -163,8 +163,8 @@ def _line_with(text):
 
 
 def test_what_a_loops_body_holds_at_its_peak_has_lines_and_modules_of_its_own():
-    """In an iteration: a slice of `xs`, the product, and the new state, which needs a buffer of
-    its own, as the old one is still there. XLA fuses the sine into the sum.
+    """In an iteration: a slice of `xs`, and the product. XLA fuses the sine into the sum, which is
+    written over the old state.
     """
     found = memjax.analyze(scan_step, shape(64, 64), shape(100, 64, 64))
     inside = [h for h in found.holders if h.phase == "forward"]
@@ -175,9 +175,7 @@ def test_what_a_loops_body_holds_at_its_peak_has_lines_and_modules_of_its_own():
     assert product.source.endswith(f":{_line_with('x @ w')} (body)")
     piece = next(h for h in inside if h.what == "slice float32[64,64]")
     assert (piece.bytes, piece.source) == (64 * 64 * 4, product.source)
-    new = next(h for h in inside if h.what.startswith("add"))
-    assert new.module == "outer"
-    assert new.source.endswith(f":{_line_with('jnp.sin')} (body)")
+    assert len(inside) == 2
 
 
 def test_a_body_in_a_body_is_broken_down_too():
