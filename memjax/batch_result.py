@@ -54,9 +54,6 @@ class Refusal:
     bytes: int
     judged: Literal["compiled", "predicted"]
 
-    def __str__(self) -> str:
-        return f"{self.size} does not fit: {format_bytes(self.bytes)} {self.judged}, at the least"
-
 
 @dataclass(frozen=True)
 class MaxBatch:
@@ -99,7 +96,11 @@ class MaxBatch:
         )
 
     def _notes(self) -> list[str]:
-        notes = [f"  {refusal}" for refusal in self.refused[:MAX_REFUSED]]
+        notes = [
+            f"  {r.size} does not fit: {format_bytes(r.bytes)} {r.judged}, "
+            f"{format_bytes(r.bytes - self.budget_bytes)} over"
+            for r in self.refused[:MAX_REFUSED]
+        ]
         if len(self.refused) > MAX_REFUSED:
             rest = ", ".join(str(refusal.size) for refusal in self.refused[MAX_REFUSED:])
             notes.append(f"  nor does any of {rest}")

@@ -94,14 +94,14 @@ class Probe:
         if index not in self.made:
             size = self.sizes[index]
             self.tell(f"size {size}: tracing")
+            what = "the arguments cannot be made"
             try:
                 args, kwargs = as_arguments(shapes_of(self.make_arguments, size))
+                what = "the step cannot be traced"
                 loop, donations = loop_for(self.budgeted, args, kwargs)
             except (TypeError, ValueError) as error:
                 hint = "; if only some sizes are possible, give multiple_of" if size > 1 else ""
-                raise ValueError(
-                    f"the step cannot be traced at size {size}{hint}: {error}"
-                ) from error
+                raise ValueError(f"{what} at size {size}{hint}: {error}") from error
             if self.scale is not None:
                 loop = replace(loop, scale=self.scale)
             self.made[index] = loop, donations

@@ -236,7 +236,7 @@ BAD = {
     "trainin:step training:arguments": "no module 'trainin'",
     "training.py:step training:arguments": "write the module, as in training:step",
     "step training:arguments": "write package.module:function",
-    "training:number training:arguments": "is no function, it is a int",
+    "training:number training:arguments": "is no function; it is of type int",
     "training:step training:one": "missing a required argument: 'x'",
     "training:step training:narrow": "cannot be traced with these arguments: TypeError",
     "training:step training:failing": "training:failing failed: KeyError: 'nothing here' (tra",
@@ -263,7 +263,7 @@ def test_a_step_that_cannot_be_traced_names_the_users_line(capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["show", "training.py"], "is no plan file: not a plan"),
+        (["show", "training.py"], "is no plan file, as memjax plan --output writes: "),
         (["show", "nothing.json"], "cannot be read: No such file"),
         (["diff", "training.py", "training.py"], "training.py is no plan file"),
         (["show", "."], "cannot be read"),
@@ -282,9 +282,37 @@ def test_other_bad_input(arguments, expected, capsys):
 @pytest.mark.parametrize(
     "arguments", [["plan", *ON_STEP], ["plan", *ON_STEP, "--budget", "lots"], ["no"], ["diff"]]
 )
-def test_wrong_usage_is_exit_code_2(arguments, capsys):
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments, capsys):
     assert cli.main(arguments) == cli.EXIT_BAD_INPUT
-    assert "Error:" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("memjax")
+    assert error.endswith(" --help\n")
+    assert error.count("\n") == 1
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert cli.main([]) == cli.EXIT_BAD_INPUT
+    assert "max-batch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "it is empty"),
+        (b"\xff\xfe\x00", "it is not text"),
+        (b"[1]", "no field `memjax_plan`"),
+        (b'{"memjax_plan": 1}', "version 1"),
+        (b'{"memjax_plan": 2, ', "breaks off or is damaged"),
+    ],
+)
+def test_files_that_are_no_plans(content, expected, capsys, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_bytes(content)
+    assert cli.main(["show", str(path)]) == cli.EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith(f"memjax: {path} is no plan file")
+    assert expected in error
+    assert error.count("\n") == 1
 
 
 def test_debug_shows_the_traceback(capsys):

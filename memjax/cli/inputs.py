@@ -108,7 +108,7 @@ def load_step(spec: str) -> Callable[..., Any]:
     """The function that `package.module:function` names."""
     step = load(spec)
     if not callable(step):
-        raise BadInput(f"{spec} is no function, it is a {type(step).__name__}")
+        raise BadInput(f"{spec} is no function; it is of type {type(step).__name__}")
     return step  # type: ignore[no-any-return]
 
 
@@ -167,12 +167,18 @@ def load_plan_file(path: str) -> Any:
     from memjax.plan import Plan
     from memjax.simulate import InvalidPlan
 
+    wrong = f"{path} is no plan file, as memjax plan --output writes: "
     try:
-        return Plan.from_json(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        if not text.strip():
+            raise BadInput(f"{wrong}it is empty")
+        return Plan.from_json(text)
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from error
-    except (InvalidPlan, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is no plan file: {first_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{wrong}it is not text") from error
+    except InvalidPlan as error:
+        raise BadInput(f"{wrong}{first_line(error).removeprefix('not a plan: ')}") from error
 
 
 def write_text(path: str, text: str) -> None:

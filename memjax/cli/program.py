@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         if options.debug:
             click.echo(traceback.format_exc(), err=True)
-        error.show()
+        _show(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("memjax: interrupted", err=True)
@@ -75,6 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  the boundary of the program: tell in one line
         return _failed(error, options.debug)
     return result if isinstance(result, int) else 0
+
+
+def _show(error: click.ClickException) -> None:
+    """Say in one line what is wrong with the command line; without a command, show the help."""
+    text = error.format_message().rstrip(".")
+    if isinstance(error, click.UsageError) and error.ctx is not None and "\n" not in text:
+        where = error.ctx.command_path
+        click.echo(f"{where}: {text}; see {where} --help", err=True)
+    else:
+        error.show()
 
 
 def _failed(error: Exception, debug: bool) -> int:
