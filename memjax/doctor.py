@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Literal
 
@@ -49,23 +49,29 @@ class Finding:
 
 def examine() -> tuple[Finding, ...]:
     """Look at everything; nothing that fails ends the examination."""
+    try:
+        devices = jax.local_devices()
+        platform_name = _compat.default_device().platform
+    except Exception as error:  # noqa: BLE001  JAX raises an AssertionError where no backend is
+        return (*versions(), _no_devices(error), *settings(os.environ, None))
     return (
         *versions(),
-        *(f for device in _tried("devices", jax.local_devices) for f in _as_finding(device)),
+        *device_findings(devices),
         *(_checked(name, check) for name, check in CHECKS.items()),
-        *settings(os.environ, _compat.default_device().platform),
+        *settings(os.environ, platform_name),
     )
 
 
-def _tried(name: str, look: Callable[[], list[Any]]) -> list[Any]:
-    try:
-        return look()
-    except RuntimeError as error:  # no backend
-        return [Finding(name, "wrong", str(error).splitlines()[0])]
-
-
-def _as_finding(device: Any) -> list[Finding]:
-    return [device] if isinstance(device, Finding) else [device_finding(device)]
+def _no_devices(error: Exception) -> Finding:
+    asked = os.environ.get("JAX_PLATFORMS")
+    text = (str(error) or "JAX finds no backend that it may use").splitlines()[0]
+    meaning = (
+        f"JAX_PLATFORMS={asked} asks for a backend that is not here; unset it, or install its "
+        "package, such as jax[cuda]."
+        if asked
+        else "Install a backend of JAX."
+    )
+    return Finding("devices", "wrong", text, meaning)
 
 
 def _checked(name: str, check: Callable[[], Finding]) -> Finding:
@@ -89,6 +95,19 @@ def versions() -> list[Finding]:
             verdict: Verdict = "wrong" if name in NEEDED else "note"
             found.append(Finding(name, verdict, "not installed"))
     return found
+
+
+def device_findings(devices: Sequence[Any]) -> list[Finding]:
+    """Devices and their limits; those that are alike share a finding."""
+    alike: dict[Finding, list[int]] = {}
+    for device in devices:
+        alike.setdefault(replace(device_finding(device), name="device"), []).append(device.id)
+    return [
+        replace(finding, name=f"device {ids[0]}")
+        if len(ids) == 1
+        else replace(finding, name=f"devices {', '.join(map(str, ids))}")
+        for finding, ids in alike.items()
+    ]
 
 
 def device_finding(device: Any) -> Finding:
@@ -202,7 +221,7 @@ _ALLOCATOR = {
     "XLA_CLIENT_MEM_FRACTION": "The newer name of XLA_PYTHON_CLIENT_MEM_FRACTION.",
     "XLA_PYTHON_CLIENT_ALLOCATOR": (
         "platform: allocate and free each buffer on its own; slow, for debugging. "
-        "default, bfc: one pool. cuda_async: CUDA's own pool."
+        "default, bfc: one pool. cuda_async: CUDA's own pool. vmm: CUDA's virtual memory."
     ),
     "TF_GPU_ALLOCATOR": "cuda_malloc_async: CUDA's own pool, with less fragmentation.",
 }
@@ -226,21 +245,27 @@ _FLAGS = {
 }
 
 
-def settings(environment: Mapping[str, str], on: str) -> list[Finding]:
+def settings(environment: Mapping[str, str], on: str | None) -> list[Finding]:
     """Settings of allocators and of XLA that are in force, and what they mean.
 
     Args:
         environment: of the process.
-        on: the platform of the default device.
+        on: the platform of the default device; None where there is none.
     """
-    known = {**_ANYWHERE, **(_ON_CPU if on == "cpu" else _ALLOCATOR)}
     found = [
         Finding(name, "note", environment[name], meaning)
-        for name, meaning in known.items()
+        for name, meaning in {**_ANYWHERE, **(_ON_CPU if on == "cpu" else {})}.items()
         if environment.get(name)
     ]
-    ignored = [name for name in _ALLOCATOR if on == "cpu" and environment.get(name)]
-    found += [Finding(n, "note", environment[n], "Has no effect on CPU.") for n in ignored]
+    for name, meaning in _ALLOCATOR.items():
+        value = environment.get(name)
+        if value and on in _GPU:
+            refusal = _refusal(name, value, environment)
+            verdict: Verdict = "wrong" if refusal else "note"
+            found.append(Finding(name, verdict, value, refusal or meaning))
+        elif value:
+            where = {"cpu": "CPU", "tpu": "TPU"}.get(on or "", "anything but a GPU")
+            found.append(Finding(name, "note", value, f"Has no effect on {where}."))
     for flag in environment.get("XLA_FLAGS", "").split():
         name, _, value = flag.lstrip("-").partition("=")
         meaning = _FLAGS.get(name, "A flag of XLA; memjax's own options win over it.")
@@ -248,3 +273,26 @@ def settings(environment: Mapping[str, str], on: str) -> list[Finding]:
     if not found:
         found.append(Finding("settings", "ok", "defaults of JAX and XLA"))
     return found
+
+
+_GPU = ("gpu", "cuda", "rocm")
+_ALLOCATORS = ("default", "platform", "bfc", "cuda_async", "vmm")
+"""As `jaxlib.xla_client.generate_pjrt_gpu_plugin_options` has them."""
+
+
+def _refusal(name: str, value: str, environment: Mapping[str, str]) -> str:
+    """Why a setting is not what its user wants; empty where nothing is wrong with it."""
+    if name == "XLA_PYTHON_CLIENT_ALLOCATOR" and value.lower() not in _ALLOCATORS:
+        return f"JAX refuses it; it takes {', '.join(_ALLOCATORS)}."
+    if name == "XLA_PYTHON_CLIENT_PREALLOCATE" and value.lower() not in ("true", "false", "0", "1"):
+        return "JAX takes it for true; only false and 0 mean no."
+    if name.endswith("MEM_FRACTION"):
+        try:
+            share = float(value)
+        except ValueError:
+            return "JAX refuses it; write a number, as in 0.9."
+        if not 0 < share <= 1:
+            return "A share is more than 0, and above 1 only with unified memory."
+        if all(environment.get(n) for n in _ALLOCATOR if n.endswith("MEM_FRACTION")):
+            return "JAX refuses both of its names together; unset XLA_PYTHON_CLIENT_MEM_FRACTION."
+    return ""

@@ -407,3 +407,13 @@ def read_all(descriptor):
         if not part:
             return b"".join(parts).decode(errors="replace")
         parts.append(part)
+
+
+@pytest.mark.parametrize("asked", ["cuda", "nonsense"])
+def test_without_a_backend_doctor_is_named(asked, importable, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", asked)
+    done = run("analyze", *ON_STEP)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("memjax: JAX finds no backend: ")
+    assert asked in done.stderr
+    assert "memjax doctor" in done.stderr

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
 
 import pytest
 
@@ -70,6 +74,67 @@ def test_settings():
     assert doctor.settings({}, "cpu") == [
         doctor.Finding("settings", "ok", "defaults of JAX and XLA")
     ]
+
+
+@dataclass
+class Device:
+    """Stands for a device that is not here: what is tested is what doctor says of it, not that
+    a real one behaves so.
+    """
+
+    id: int
+    platform: str
+    device_kind: str = "some kind"
+    limit_bytes: int | None = None
+
+    def memory_stats(self):
+        return None if self.limit_bytes is None else {"bytes_limit": self.limit_bytes}
+
+
+def test_devices_that_are_alike_share_a_finding():
+    gpus = [Device(i, "gpu", "H100", 60 * 2**30) for i in range(3)]
+    found = doctor.device_findings([*gpus, Device(3, "tpu"), Device(4, "abacus")])
+    assert [(f.name, f.verdict) for f in found] == [
+        ("devices 0, 1, 2", "ok"),
+        ("device 3", "note"),
+        ("device 4", "note"),
+    ]
+    assert found[0].what == "gpu, H100, limit 60.0 GiB"
+    assert "bytes" in found[1].meaning
+    assert "knows nothing" in found[2].meaning
+
+
+@pytest.mark.parametrize(
+    ("environment", "refused"),
+    [
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".9"}, None),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "most"}, "write a number"),
+        ({"XLA_CLIENT_MEM_FRACTION": "7"}, "unified memory"),
+        ({"XLA_CLIENT_MEM_FRACTION": ".9", "XLA_PYTHON_CLIENT_MEM_FRACTION": ".9"}, "both"),
+        ({"XLA_PYTHON_CLIENT_ALLOCATOR": "PLATFORM"}, None),
+        ({"XLA_PYTHON_CLIENT_ALLOCATOR": "malloc"}, "bfc, cuda_async"),
+        ({"XLA_PYTHON_CLIENT_PREALLOCATE": "False"}, None),
+        ({"XLA_PYTHON_CLIENT_PREALLOCATE": "no"}, "for true"),
+        ({"TF_GPU_ALLOCATOR": "cuda_malloc_async"}, None),
+    ],
+)
+def test_allocator_settings_on_a_gpu(environment, refused):
+    """The platform is only named here; no GPU runs this test."""
+    found = doctor.settings(environment, "gpu")
+    assert [f.verdict for f in found] == [(refused and "wrong") or "note"] * len(environment)
+    assert refused is None or refused in found[0].meaning
+    for on in ("cpu", "tpu", None):
+        assert all("no effect" in f.meaning for f in doctor.settings(environment, on))
+
+
+@pytest.mark.parametrize("asked", ["cuda", "nonsense"])
+def test_no_backend_is_a_finding(asked):
+    command = [sys.executable, "-m", "memjax", "doctor"]
+    environment = os.environ | {"JAX_PLATFORMS": asked}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"JAX_PLATFORMS={asked} asks for a backend that is not here" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_something_wrong_is_exit_code_1(monkeypatch, capsys):

@@ -195,7 +195,7 @@ def write_text(path: str, text: str) -> None:
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or f"{type(error).__name__} without a message").splitlines()[0]
 
 
 _NOT_THE_USERS = (
@@ -234,3 +234,9 @@ def where_tracing_failed(error: BaseException) -> str | None:
         if frame.filename == trace.__file__ and frame.name == "trace":
             return _where(error)
     return None
+
+
+def no_backend(error: BaseException) -> bool:
+    """Whether JAX had no backend to run on, which it may tell by an `AssertionError` alone."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.endswith(f"{os.sep}xla_bridge.py")

@@ -14,7 +14,7 @@ import memjax
 from memjax.cli.commands import analyze, frontier, max_batch, plan
 from memjax.cli.demo import demo
 from memjax.cli.doctor import doctor
-from memjax.cli.inputs import first_line, where_tracing_failed
+from memjax.cli.inputs import first_line, no_backend, where_tracing_failed
 from memjax.cli.plans import diff, show
 
 EXIT_INFEASIBLE = 1
@@ -92,6 +92,11 @@ def _failed(error: Exception, debug: bool) -> int:
     kind = getattr(error, "kind", type(error).__name__)  # of an error in another process
     if debug:
         click.echo(getattr(error, "details", None) or traceback.format_exc(), err=True)
+    if no_backend(error):
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        why = first_line(error) if str(error) else f"JAX_PLATFORMS={asked} names none that is here"
+        click.echo(f"memjax: JAX finds no backend: {why}; memjax doctor says more", err=True)
+        return EXIT_BAD_INPUT
     where = where_tracing_failed(error)
     if where is not None:
         click.echo(
