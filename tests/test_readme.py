@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import memjax
 from docs import readme_numbers
 from memjax import cli
 from memjax.cli.program import program
@@ -30,6 +31,13 @@ def test_there_are_two_set_up_commands_of_one_line(commands):
 
 def test_ci_runs_the_second_command(commands):
     assert commands[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("name", [name for name in memjax.__all__ if name != "figures"])
+def test_the_api_reference_has_every_public_name(name):
+    reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    entry = "page.write" if name == "page" else name
+    assert re.search(rf"^.. auto\w+:: memjax\.{re.escape(entry)}$", reference, re.MULTILINE)
 
 
 def test_the_numbers_are_those_of_the_result_files(readme):
