@@ -4,9 +4,9 @@ from memjax import figures, page
 from memjax.api import BudgetedStep, Floor, analyze, floor, frontier, memory_budget, plan
 from memjax.batch import max_batch
 from memjax.batch_result import BatchPoint, MaxBatch, Refusal
+from memjax.closed_loop import BudgetInfeasible
 from memjax.compile import Footprint, footprint
 from memjax.curve import Frontier
-from memjax.fit import BudgetInfeasible
 from memjax.holders import Holder, Share
 from memjax.plan import Plan
 from memjax.problem import Node, Problem, Solution

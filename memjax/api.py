@@ -19,10 +19,11 @@ import jax
 
 from memjax import _compat
 from memjax.budget import budget_bytes, format_bytes
+from memjax.closed_loop import BudgetInfeasible, Fitted, Loop
 from memjax.compile import Footprint
 from memjax.curve import Frontier, default_budgets, make_frontier
 from memjax.donation import Donation, without_shared_buffers
-from memjax.fit import BudgetInfeasible, Fitted, Loop, find_floor
+from memjax.fit import find_floor
 from memjax.plan import Plan
 from memjax.planners import Planner, get_planner
 from memjax.report import (

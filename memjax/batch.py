@@ -23,7 +23,7 @@ from memjax.api import BudgetedStep, memory_budget
 from memjax.batch_result import BatchPoint, MaxBatch
 from memjax.batch_search import MakeArguments, OnProgress, Probe, Search, moved
 from memjax.budget import format_bytes
-from memjax.fit import Fitted, Loop
+from memjax.closed_loop import Fitted, Loop
 from memjax.plan import Plan
 from memjax.report import make_report
 

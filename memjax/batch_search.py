@@ -26,8 +26,9 @@ from memjax.api import BudgetedStep, explained, loop_for
 from memjax.arguments import as_arguments, shapes_of
 from memjax.batch_result import Refusal
 from memjax.budget import budget_bytes
+from memjax.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
 from memjax.donation import Donation
-from memjax.fit import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop, with_device_scale
+from memjax.fit import with_device_scale
 from memjax.largest import largest_within
 from memjax.loops.decisions import Decisions
 from memjax.plan import Plan, fingerprint, schedule_of_plan

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from memjax import to_dict
 from memjax.brief import data_frame, html_table, table
 from memjax.budget import format_bytes
-from memjax.fit import Loop
+from memjax.closed_loop import Loop
 from memjax.plan import Plan
 from memjax.planners import frontier as solve_all
 

@@ -5,34 +5,20 @@ program found that fits, with every compilation on the way.
 
 Predicted bytes are a guide and compiled bytes the judge. Where a compiled program is over
 budget by some bytes, the next plan is made for a budget that is smaller by as much. At most
-`MAX_COMPILATIONS` programs are compiled.
+`MAX_COMPILATIONS` programs are compiled, and before these `MAX_OWN_SCHEDULES` where XLA's own
+schedule is worth it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator
+from dataclasses import replace
 
-from memjax import cost
 from memjax.budget import format_bytes
+from memjax.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
 from memjax.coarsen import Coarse
-from memjax.compile import CompiledStep, Measured, Target, compile_step
-from memjax.donation import Donation
-from memjax.loops.choose import Chooser
-from memjax.loops.decisions import Decisions, carry_out
-from memjax.nests import look_inside
-from memjax.plan import Plan, check_program, plan_of_solution, schedule_of_plan
-from memjax.planners import Planner
-from memjax.prepare import prepare
-from memjax.price import Pricer, is_mostly_small_loops
-from memjax.problem import Solution
-from memjax.residents import Resident, resident_bytes, residents
-from memjax.rewrite import rewrite
-from memjax.segments import emitted_timeline
-from memjax.simulate import InvalidPlan, simulate
-from memjax.trace import Program
+from memjax.plan import Plan
+from memjax.simulate import simulate
 
 MAX_COMPILATIONS = 4
 MAX_OWN_SCHEDULES = 2
@@ -42,7 +28,6 @@ XLA:CPU's default schedule took up to 1.36 times the predicted bytes."""
 NEAR_FACTOR = 1.15
 """Up to this much over budget by prediction, the program is compiled without recomputation
 before anything is recomputed: predictions err on the high side where XLA fuses well."""
-AS_IT_IS = "as it is"
 HOPELESS_FACTOR = 1.15
 """Above this much of the budget, the tightest plans' neighbours are not tried."""
 MARGIN = 0.01
@@ -52,248 +37,6 @@ LOWER_AIM, LOWER_AIMS = 0.9, 4
 """The tightest plan is looked for in so many steps of so much; guesses."""
 SLACK = 0.04
 """A plan that recomputes is made again, looser, if it leaves more than this part unused."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One compilation of the closed loop.
-
-    Attributes:
-        purpose: why it was made, for people.
-        plan: what was compiled.
-        measured: what came of it.
-        for_memory: whether XLA was asked to schedule for memory.
-    """
-
-    purpose: str
-    plan: Plan
-    measured: Measured
-    for_memory: bool
-
-    @property
-    def total_bytes(self) -> int:
-        """The compiled footprint."""
-        return self.measured.footprint.total_bytes
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A compiled program within its budget.
-
-    Attributes:
-        coarse: the problem of the chosen program.
-        plain: the problem of the step without any decision.
-        chosen: the compilation that calls use.
-        step: its program. Those of the others are gone.
-        attempts: every compilation, in order.
-        planning_seconds: spent in the planner.
-        residents: arguments and results, which are held for the whole step.
-    """
-
-    coarse: Coarse
-    plain: Coarse
-    chosen: Attempt
-    step: CompiledStep
-    attempts: tuple[Attempt, ...]
-    planning_seconds: float
-    residents: tuple[Resident, ...]
-
-
-class BudgetInfeasible(ValueError):
-    """No plan that memjax knows fits the budget.
-
-    Attributes:
-        budget_bytes: what was asked for.
-        floor_bytes: the smallest compiled footprint reached; as a budget it works.
-        fitted: that floor's program and compilations.
-    """
-
-    def __init__(self, message: str, budget_bytes: int, floor_bytes: int, fitted: Fitted) -> None:
-        super().__init__(message)
-        self.budget_bytes = budget_bytes
-        self.floor_bytes = floor_bytes
-        self.fitted = fitted
-
-
-@dataclass
-class Loop:
-    """The state of one closed loop: what was compiled so far, and how."""
-
-    program: Program
-    target: Target
-    donations: Sequence[Donation]
-    planner: Planner
-    rates: cost.DeviceRates
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.attempts: list[Attempt] = []
-        self.steps: list[CompiledStep] = []
-        self.planning_seconds = 0.0
-        self.pricer = Pricer(self.target.backend, self.rates, self.scale)
-        self.chooser = Chooser(self.pricer, self.planner)
-        self.coarse_by_loops: dict[tuple[object, object], Coarse] = {}
-
-    @cached_property
-    def prepared(self) -> Coarse:
-        """The problem of the program as it is planned; an analysis does not need it."""
-        return self.coarsen(look_inside(prepare(self.program)))
-
-    @cached_property
-    def as_it_is(self) -> Coarse:
-        """The problem of the program as the user wrote it."""
-        return self.coarsen(look_inside(self.program))
-
-    def coarsen(self, program: Program, keeps_order: bool = False) -> Coarse:
-        """The problem of a program, with the bytes and seconds of this loop's device."""
-        base_bytes = resident_bytes(program, self.target, self.donations)
-        return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order)
-
-    def coarse_of(self, plan: Plan) -> Coarse:
-        """The problem of the program that a plan's decisions about loops make.
-
-        Raises:
-            InvalidPlan: the plan is for another program.
-        """
-        program = self.prepared.graph.program
-        check_program(plan, program)
-        key = (plan.loops, plan.insides)
-        if key == ((), ()):
-            return self.prepared
-        if key not in self.coarse_by_loops:
-            try:
-                changed = carry_out(program, Decisions(plan.loops, plan.insides))
-            except (LookupError, ValueError) as error:
-                raise InvalidPlan(f"the plan's decisions about loops fail: {error}") from error
-            self.coarse_by_loops[key] = self.coarsen(changed, keeps_order=True)
-        return self.coarse_by_loops[key]
-
-    def residents(self, program: Program) -> tuple[Resident, ...]:
-        """What a program holds on this loop's device for the whole step."""
-        return residents(program, self.target, self.donations)
-
-    def plain_plan(self, coarse: Coarse, budget_bytes: int) -> Plan:
-        """The plan that recomputes nothing."""
-        return self.make_plan(coarse, Solution.identity(coarse.problem), budget_bytes)
-
-    def make_plan(
-        self,
-        coarse: Coarse,
-        solution: Solution,
-        budget_bytes: int,
-        decisions: Decisions | None = None,
-    ) -> Plan:
-        """A solution in terms of the program's eqns.
-
-        Args:
-            coarse: the problem that was solved.
-            solution: its schedule.
-            budget_bytes: what it was made for.
-            decisions: about the loops of `prepared`, if `coarse` is what they made of it.
-        """
-        peak_bytes = emitted_timeline(coarse, solution.order).peak_bytes
-        predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
-        if decisions is None or not (decisions.loops or decisions.insides):
-            return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes)
-        return plan_of_solution(
-            coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared
-        )
-
-    def solve(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
-        """A plan for `target_bytes`, and whether it meets them by the planner's word.
-
-        A schedule is carried out with its updates a little later than the planner put them
-        (`memjax.segments`); where that holds more than the target, there is one more try.
-        """
-        plan, met = self.ask_planner(budget_bytes, target_bytes)
-        over = plan.predicted_bytes - target_bytes
-        if met and over > 0:
-            tighter, tighter_met = self.ask_planner(budget_bytes, target_bytes - over)
-            if tighter_met:
-                plan, met = tighter, tighter_met
-        return plan, met
-
-    def ask_planner(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
-        """The planner's answer, timed; loops are planned as well, where there are any."""
-        start = time.perf_counter()
-        if self.prepared.bodies:
-            plan, met = self._with_loops(budget_bytes, target_bytes)
-        else:
-            solution = self.planner.solve(self.prepared.problem, target_bytes)
-            plan, met = self.make_plan(self.prepared, solution, budget_bytes), solution.met
-        self.planning_seconds += time.perf_counter() - start
-        return plan, met
-
-    def _with_loops(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
-        choice = self.chooser.choose(self.prepared.graph.program, target_bytes, self.coarsen)
-        decisions = choice.decisions
-        solution = replace(choice.solution, bound_cost=choice.bound_seconds)
-        plan = self.make_plan(choice.coarse, solution, budget_bytes, decisions)
-        if plan.loops or plan.insides:
-            self.coarse_by_loops[plan.loops, plan.insides] = choice.coarse
-        return plan, choice.met
-
-    @cached_property
-    def schedules(self) -> tuple[bool, ...]:
-        """What to ask of XLA's scheduler, in this order: whether to go by memory.
-
-        Where the step spends its time in loops of small eqns, XLA's own schedule is faster and
-        is tried first.
-        """
-        has_choice = bool(self.target.backend.scheduler_options)
-        return (False, True) if has_choice and is_mostly_small_loops(self.prepared) else (True,)
-
-    def compile(self, plan: Plan, purpose: str, *, for_memory: bool = True) -> Attempt:
-        """Compile a plan of the prepared program, scheduled for memory or by XLA's own rules."""
-        coarse = self.coarse_of(plan)
-        step = compile_step(
-            rewrite(coarse, schedule_of_plan(coarse, plan)),
-            self.target,
-            for_memory=for_memory,
-            has_barriers=plan.changes_anything,
-        )
-        return self.record(Attempt(purpose, plan, step.measured, for_memory), step)
-
-    def compile_as_it_is(self, budget_bytes: int) -> Attempt:
-        """Compile the program as the user wrote it, with XLA's default schedule."""
-        plan = self.plain_plan(self.as_it_is, budget_bytes)
-        coarse = self.coarsen(self.program)  # without programs for bodies: these run as they are
-        function = rewrite(coarse, range(len(coarse.problem.nodes)))
-        step = compile_step(function, self.target, for_memory=False, has_barriers=False)
-        return self.record(Attempt(AS_IT_IS, plan, step.measured, for_memory=False), step)
-
-    def record(self, attempt: Attempt, step: CompiledStep) -> Attempt:
-        """Remember an attempt and its program."""
-        self.attempts.append(attempt)
-        self.steps.append(step)
-        return attempt
-
-    def attempt_of(self, plan: Plan, *, for_memory: bool = True) -> Attempt | None:
-        """The compilation of the same program, if there was one."""
-        for attempt in self.attempts:
-            same = attempt.plan.decides_like(plan) and attempt.for_memory == for_memory
-            if same and attempt.purpose != AS_IT_IS:
-                return attempt
-        return None
-
-    def compilations(self, *, for_memory: bool) -> int:
-        """How many programs were compiled with a schedule; untouched ones count for memory."""
-        return sum((a.for_memory or a.purpose == AS_IT_IS) == for_memory for a in self.attempts)
-
-    def result(self, chosen: Attempt) -> Fitted:
-        """What the loop hands on; programs of other attempts are let go."""
-        step = self.steps[self.attempts.index(chosen)]
-        untouched = chosen.purpose == AS_IT_IS
-        coarse = self.as_it_is if untouched else self.coarse_of(chosen.plan)
-        return Fitted(
-            coarse=coarse,
-            plain=coarse if untouched else self.prepared,
-            chosen=chosen,
-            step=step,
-            attempts=tuple(self.attempts),
-            planning_seconds=self.planning_seconds,
-            residents=self.residents(coarse.graph.program),
-        )
 
 
 def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from memjax import html, text, to_dict
 from memjax.brief import data_frame
 from memjax.budget import format_bytes
+from memjax.closed_loop import AS_IT_IS, Attempt, Fitted
 from memjax.coarsen import Coarse
 from memjax.compile import Footprint
 from memjax.donation import Donation
-from memjax.fit import AS_IT_IS, Attempt, Fitted
 from memjax.holders import Holder, Ledger, Share, by_line, by_module, by_phase
 from memjax.idle import IdleGap, idle_gaps
 from memjax.liveness import Gap

@@ -16,9 +16,10 @@ import jax
 
 from memjax import _compat, cost
 from memjax.backends import backend_of
+from memjax.closed_loop import AS_IT_IS, Fitted, Loop
 from memjax.compile import Target, flat_arguments
 from memjax.donation import Donation, match_donations
-from memjax.fit import AS_IT_IS, Fitted, Loop, fit, with_device_scale
+from memjax.fit import fit, with_device_scale
 from memjax.plan import Plan, fingerprint, schedule_of_plan
 from memjax.plan_cache import load_plan, plan_path, save_plan
 from memjax.planners import Planner, get_planner

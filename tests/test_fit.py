@@ -12,11 +12,13 @@ import pytest
 
 import memjax
 from memjax import cost
+from memjax.closed_loop import AS_IT_IS, Loop
 from memjax.compile import Target, flat_arguments
 from memjax.donation import match_donations
-from memjax.fit import AS_IT_IS, MAX_COMPILATIONS, Loop, find_floor, fit, resident_bytes
+from memjax.fit import MAX_COMPILATIONS, find_floor, fit
 from memjax.planners import AutoPlanner, Planner
 from memjax.problem import Problem, Solution
+from memjax.residents import resident_bytes
 from memjax.trace import trace
 from tests.programs import CPU, mlp, shape
 
