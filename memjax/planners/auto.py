@@ -59,10 +59,11 @@ from memjax.planners.base import Planner
 from memjax.planners.exact import ExactPlanner
 from memjax.planners.incremental import Schedule
 from memjax.planners.lowering import Lowering
-from memjax.planners.relaxation import relax
+from memjax.planners.relaxation import Relaxation, relax
 from memjax.planners.search import Run, Search
 from memjax.planners.seeds import Forward, forward_of, rules, runs_of
 from memjax.problem import Problem, Solution
+from memjax.simulate import simulate
 
 SEGMENTS = (1, 2, 4, 6, 9, 13, 17, 25, 33, 49, 65, 97)
 Outcome = tuple[float, list[Run]]
@@ -74,7 +75,10 @@ MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs
 FEW_MARGINS = (1.0, 0.95)
 FAR = 0.005  # of the cost, above the bound: worth a lowering
 TURNS = 16  # of a lowering
+LARGE = 400  # nodes above which a lowering goes down slowly and carefully
+LARGE_TURNS = 24
 PATIENCE = 3  # turns without a gain after which it is over
+EFFORT = 4e7  # iterations times variables of a relaxation, after which the next takes long
 STEPS = 16  # of budgets on the way to one that is hard to meet
 LESS = (0.985, 0.97, 0.95)  # of a missed budget: tried instead, as luck differs
 FEW_NODES = 100  # up to which there is time for that
@@ -123,14 +127,19 @@ class AutoPlanner(Planner):
             return Solution.identity(problem, self.name)
         search = Search(schedule, budget_bytes, self.seed)
         hinted = [Schedule.runs_in(hint.order) for hint in hints]
-        bound = self._plan(problem, search, hinted)
-        missed = 0 < budget_bytes < int(schedule.peaks.max()) and bound < math.inf
-        if missed and self.mend:
+        bound, lowered = self._plan(problem, search, hinted)
+        missed = int(schedule.peaks.max()) > budget_bytes
+        order, met = schedule.order(), not missed
+        lowest = simulate(problem, lowered).peak_bytes if missed and lowered else math.inf
+        if missed and self.mend and 0 < budget_bytes < lowest and bound < math.inf:
             self._missed(problem, search)
+            order, met = schedule.order(), int(schedule.peaks.max()) <= budget_bytes
+        if not met and lowest < int(schedule.peaks.max()):
+            order, met = lowered, lowest <= budget_bytes
         return Solution(
-            schedule.order(),
+            order,
             self.name,
-            met=int(schedule.peaks.max()) <= budget_bytes,
+            met=met,
             bound_cost=problem.total_cost + bound,
             iterations=search.work,
         )
@@ -161,15 +170,23 @@ class AutoPlanner(Planner):
         if search.excess() > 0 and search.score() > missed[0]:
             search.go_to(missed[1])
 
-    def _plan(self, problem: Problem, search: Search, hinted: list[list[Run]]) -> float:
-        """Bring the search to the best schedule found; returns the bound."""
+    def _plan(
+        self, problem: Problem, search: Search, hinted: list[list[Run]]
+    ) -> tuple[float, tuple[int, ...]]:
+        """Bring the search to the best schedule found.
+
+        Returns:
+            The bound, and the best schedule of a lowering, which need not have stage form;
+            empty where there was none.
+        """
         peaks = search.schedule.peaks.copy()
         forward = forward_of(problem, search.schedule)
-        bound, starts, size = self._relaxed(problem, search.budget, [forward.turn], self.margins)
+        relaxed, starts = self._relaxed(problem, search.budget, [forward.turn], self.margins)
+        bound, size = relaxed.extra_cost, relaxed.size
         pool = self._outcomes(search, [*hinted, *starts])
         if self._is_enough(problem, pool, bound):
             search.go_to(pool[0][1])
-            return bound
+            return bound, ()
         more: list[list[Run]] = []
         if bound < math.inf:
             higher, more = self._at_several(problem, search, peaks, size)
@@ -177,30 +194,43 @@ class AutoPlanner(Planner):
         pool += self._outcomes(search, [[], *more])
         pool += self._outcomes(search, self._rules(problem, forward, search, pool))
         far = min(pool)[0] > bound + FAR * problem.total_cost
-        lowered = far and self.mend and bound < math.inf and 4 * size <= self.bound_columns
-        if lowered:
-            pool.append(self._lowered(problem, search, int(peaks.max())))
+        lowered: tuple[int, ...] = ()
+        if far and self.mend and bound < math.inf and 4 * size <= self.bound_columns:
+            outcome, lowered = self._lowered(problem, search, int(peaks.max()))
+            pool.append(outcome)
         search.go_to(min(pool)[1])
         if search.excess() > 0 and bound < math.inf and not lowered:
             pool.append(self._gradually(search, int(peaks.max())))
         self._improve(problem, search, pool, bound)
-        return bound
+        return bound, lowered
 
-    def _lowered(self, problem: Problem, search: Search, peak_bytes: int) -> Outcome:
-        """The best on the way of the plain schedule to the budget, in turns."""
-        lowering = Lowering(problem, search.budget, fixed=True, seed=self.seed)
-        best: Outcome | None = None
+    def _lowered(
+        self, problem: Problem, search: Search, peak_bytes: int
+    ) -> tuple[Outcome, tuple[int, ...]]:
+        """The best on the way of the plain schedule to the budget, in turns.
+
+        Returns:
+            The best in stage form, and the best at all.
+        """
+        lowering = Lowering(problem, search.budget, fixed=True, cut_stages=4, seed=self.seed)
+        turns = TURNS
+        if len(problem.nodes) > LARGE:
+            lowering = replace(lowering, careful=True, cut_stages=3, steps=12, work=6_000)
+            turns = LARGE_TURNS
+        outcomes: list[Outcome] = []
+        best, lowest = (True, math.inf), tuple(range(len(problem.nodes)))
         stalled = 0
-        for order in lowering.turns(range(len(problem.nodes)), peak_bytes, TURNS):
+        for order in lowering.turns(lowest, peak_bytes, turns):
             search.go_to(Schedule.runs_in(order))
-            if best is None or search.score() < 0.99 * best[0]:
-                best, stalled = (search.score(), search.runs()), 0
-            else:
-                stalled += 1
+            outcomes.append((search.score(), search.runs()))
+            found = lowering.missed(order), lowering.score(order)
+            gained = found[0] < best[0] or found[1] < 0.99 * best[1]
+            stalled = 0 if gained else stalled + 1
+            if found < best:
+                best, lowest = found, tuple(order)
             if stalled == PATIENCE:
                 break
-        assert best is not None
-        return best
+        return min(outcomes), lowest
 
     def _gradually(self, search: Search, peak_bytes: int) -> Outcome:
         """The plain schedule, brought to smaller and smaller budgets down to the search's own."""
@@ -271,12 +301,14 @@ class AutoPlanner(Planner):
                 break
             stages = chosen
             margins = FEW_MARGINS if len(stages) * size < self.bound_columns // 3 else (1.0,)
-            higher, more, _ = self._relaxed(problem, search.budget, stages, margins)
-            bound = max(bound, higher)
+            relaxed, more = self._relaxed(problem, search.budget, stages, margins)
+            bound = max(bound, relaxed.extra_cost)
             starts += more
             if more:
                 search.go_to(more[0])
                 peaks = search.schedule.peaks.copy()
+            if relaxed.iterations * relaxed.size > EFFORT:
+                break
         return bound, starts
 
     def _highest(
@@ -296,18 +328,16 @@ class AutoPlanner(Planner):
 
     def _relaxed(
         self, problem: Problem, budget: int, stages: list[int], margins: Sequence[float]
-    ) -> tuple[float, list[list[Run]], int]:
-        """The bound with the budget at stages, the starts that less room gives, the size."""
-        bound, size = math.inf, 0
+    ) -> tuple[Relaxation, list[list[Run]]]:
+        """The relaxation with the budget at stages, and the starts that less room gives."""
+        first = relax(problem, budget, stages)
         starts: list[list[Run]] = []
         for margin in margins:
-            relaxed = relax(problem, int(margin * budget), stages)
-            if margin == 1.0:
-                bound, size = relaxed.extra_cost, relaxed.size
+            relaxed = first if margin == 1.0 else relax(problem, int(margin * budget), stages)
             if not relaxed.gone:
                 break
             starts.append(runs_of(problem, stages, relaxed.gone))
-        return bound, starts, size
+        return first, starts
 
     def _rules(
         self, problem: Problem, forward: Forward, search: Search, pool: list[Outcome]

@@ -43,17 +43,20 @@ import numpy as np
 
 from memjax.planners.incremental import Schedule
 from memjax.planners.orders import Orders
+from memjax.planners.pruning import excess_of, pruned
 from memjax.planners.relaxation import relax
 from memjax.planners.search import Search
 from memjax.planners.seeds import runs_of
-from memjax.problem import Node, Problem
+from memjax.problem import Node, Problem, schedule_cost
+from memjax.simulate import simulate
 
 CUT_MARGINS = (0.95, 0.97, 0.92, 0.98)  # of the turn's budget, in turn
 ANNEAL_MARGINS = (0.95, 0.98, 0.97)
-CUT_STAGES = 2, 4  # that a cut relieves at once, at most: at free and at fixed order
 CUT_ITERATIONS = 3_000  # of the simplex method: about a second; some programs take minutes
 CUT_APART = 20  # stages between them at least
 RECREATE = 1_500  # changes
+WEIGHT = 2  # of excess, as of the search: a budget's bytes for one position cost two plain steps
+LATE = 8  # times as much at the last budget, where a schedule that meets it is looked for
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Lowering:
         problem: to plan.
         budget: in bytes, of the last turns.
         fixed: whether first runs keep the problem's order.
+        careful: whether schedules that are not in stage form are kept where they are better,
+            and at the last budget the one before where the turn has not improved it.
+        cut_stages: that a cut relieves at once, at most.
         steps: turns on the way from the peak to the budget.
         heat: of the annealing, in mean bytes of a value.
         moves: of the annealing, for each run; `most_moves` at most.
@@ -75,6 +81,8 @@ class Lowering:
     problem: Problem
     budget: int
     fixed: bool = False
+    careful: bool = False
+    cut_stages: int = 2
     steps: int = 6
     heat: float = 3.0
     moves: int = 9
@@ -93,11 +101,34 @@ class Lowering:
         for turn in range(1, count + 1):
             share = min(1.0, turn / self.steps)
             budget = int(peak_bytes + (self.budget - peak_bytes) * share)
-            order = self.cut(order, budget, CUT_MARGINS[turn % len(CUT_MARGINS)])
+            weight = self._weight(budget, turn)
+            moved = self.cut(order, budget, CUT_MARGINS[turn % len(CUT_MARGINS)])
             target = int(ANNEAL_MARGINS[turn % len(ANNEAL_MARGINS)] * budget)
-            order = self.annealed(order, target, turn)
-            order = self.searched(order, budget, turn, self.work * (1 + (turn >= self.steps)))
+            moved = self.annealed(moved, target, turn)
+            found = [self.searched(moved, budget, turn, self.work * (1 + (turn >= self.steps)))]
+            if self.careful and 2 * turn >= self.steps:
+                found.append(list(pruned(self.problem, moved, budget, weight)))
+            if self.careful and turn > self.steps:
+                found.append(list(order))
+            order = min(found, key=lambda runs: self._score(runs, budget, weight))
             yield list(order)
+
+    def _weight(self, budget: int, turn: int) -> float:
+        """What a byte above the budget costs at each position; more at the last budget."""
+        share = WEIGHT * (LATE if turn >= self.steps else 1)
+        return share * self.problem.total_cost / max(1, budget)
+
+    def score(self, order: Sequence[int]) -> float:
+        """The cost of a schedule and its excess over the budget, weighed as in the last turns."""
+        return self._score(order, self.budget, self._weight(self.budget, self.steps))
+
+    def missed(self, order: Sequence[int]) -> bool:
+        """Whether a schedule is above the budget."""
+        return simulate(self.problem, order).peak_bytes > self.budget
+
+    def _score(self, order: Sequence[int], budget: int, weight: float) -> float:
+        excess = excess_of(simulate(self.problem, order).bytes_at, budget)
+        return schedule_cost(self.problem, order) + weight * excess
 
     def cut(self, order: Sequence[int], budget: int, margin: float) -> Sequence[int]:
         """The schedule with the recomputations that its highest stages ask for."""
@@ -105,7 +136,7 @@ class Lowering:
         schedule = Schedule(runs)
         over = np.maximum(schedule.peaks - budget, 0)
         stages: list[int] = []
-        while over.any() and len(stages) < CUT_STAGES[self.fixed]:
+        while over.any() and len(stages) < self.cut_stages:
             stages.append(int(over.argmax()))
             over[max(0, stages[-1] - CUT_APART) : stages[-1] + CUT_APART + 1] = 0
         if not stages:

@@ -40,8 +40,11 @@ from memjax.problem import Problem
 
 HALF = 0.5 - 1e-9
 
-Key = tuple[str, int, int]
-"""A variable: its letter, the index of its stage, the value or node."""
+NEGATED = (-1.0, -1.0)
+IMPLIED = (1.0, -1.0, -1.0)  # factors of a row that says: the first only with one of the others
+
+Group = tuple[str, int]
+"""Variables: their letter, and the index of their stage."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,13 @@ class Relaxation:
             relaxation has no solution.
         gone: for each stage the values that it would give up and make again, rounded.
         size: variables of the program.
+        iterations: of the simplex method.
     """
 
     extra_cost: float
     gone: tuple[frozenset[int], ...]
     size: int
+    iterations: int = 0
 
 
 def relax(
@@ -82,47 +87,57 @@ def relax(
 
 @dataclass
 class _Program:
-    """The rows and columns of a relaxation, as they are written down; rows are `≤`."""
+    """The rows and columns of a relaxation, as they are written down; rows are `≤`.
+
+    Attributes:
+        columns: for each letter and index of a stage, the column of each value or node.
+        cells: of the matrix: row, column and factor, one after the other.
+    """
 
     problem: Problem
     stages: tuple[int, ...]
-    columns: dict[Key, int] = field(default_factory=dict)
+    columns: dict[Group, dict[int, int]] = field(default_factory=dict)
     costs: list[float] = field(default_factory=list)
     lower: list[float] = field(default_factory=list)
-    entries: list[tuple[int, int, float]] = field(default_factory=list)
+    cells: tuple[list[int], list[int], list[float]] = field(default_factory=lambda: ([], [], []))
     limits: list[float] = field(default_factory=list)
 
-    def column(self, key: Key) -> int:
+    def column(self, group: Group, index: int) -> int:
         """The variable's column; made at its first mention."""
-        if key not in self.columns:
-            self.columns[key] = len(self.costs)
-            self.costs.append(self.problem.nodes[key[2]].cost if key[0] == "R" else 0.0)
+        columns = self.columns.setdefault(group, {})
+        if index not in columns:
+            columns[index] = len(self.costs)
+            self.costs.append(self.problem.nodes[index].cost if group[0] == "R" else 0.0)
             self.lower.append(0.0)
-        return self.columns[key]
+        return columns[index]
 
-    def row(self, terms: Iterable[tuple[int, float]], limit: float) -> None:
+    def row(self, columns: Sequence[int], factors: Sequence[float], limit: float) -> None:
         """Σ factor · column ≤ limit."""
-        index = len(self.limits)
-        self.entries += [(index, column, factor) for column, factor in terms]
+        rows, at, values = self.cells
+        rows += [len(self.limits)] * len(columns)
+        at += columns
+        values += factors
         self.limits.append(limit)
 
-    def available(self, letter: str, block: int, value: int) -> list[tuple[int, float]]:
-        """-(H + R) or -(H + N) of a value."""
+    def available(self, group: Group, value: int) -> tuple[int, ...]:
+        """The columns of H and R, or of H and N, of a value."""
         node = self.problem.producer[value]
-        terms = [(self.column(("H", block, value)), -1.0)]
-        if self.problem.nodes[node].recomputable:
-            terms.append((self.column((letter, block, node)), -1.0))
-        return terms
+        held = self.column(("H", group[1]), value)
+        if not self.problem.nodes[node].recomputable:
+            return (held,)
+        return held, self.column(group, node)
 
     def add_block(self, block: int, letter: str) -> None:
         """The rows of one block (`R`), or of it and all later ones together (`N`)."""
-        producer, first = self.problem.producer, self.stages[block]
-        stack = [producer[v] for v in self._read_in(block, letter)]
+        producer, first, group = self.problem.producer, self.stages[block], (letter, block)
+        stack: list[int] = []
         for value in self._read_in(block, letter):
-            self.row(self.available(letter, block, value), -1.0)
+            found = self.available(group, value)
+            self.row(found, NEGATED[: len(found)], -1.0)
+            stack.append(producer[value])
         for value in self._held_next(block) if letter == "R" else []:
-            held = (self.column(("H", block + 1, value)), 1.0)
-            self.row([held, *self.available(letter, block, value)], 0.0)
+            found = (self.column(("H", block + 1), value), *self.available(group, value))
+            self.row(found, IMPLIED[: len(found)], 0.0)
             stack.append(producer[value])
         seen: dict[int, None] = {}
         while stack:
@@ -130,19 +145,21 @@ class _Program:
             if node in seen or not self.problem.nodes[node].recomputable:
                 continue
             seen[node] = None
-            again = (self.column((letter, block, node)), 1.0)
+            again = self.column(group, node)
             for value in self.problem.nodes[node].inputs:
                 if 0 <= producer[value] < first and self.problem.value_bytes[value]:
-                    self.row([again, *self.available(letter, block, value)], 0.0)
+                    found = (again, *self.available(group, value))
+                    self.row(found, IMPLIED[: len(found)], 0.0)
                     stack.append(producer[value])
         if letter == "N":
             self._tie(block, seen)
 
     def _tie(self, block: int, nodes: Iterable[int]) -> None:
+        later = [self.columns.get(("R", k), {}) for k in range(block, len(self.stages))]
         for node in nodes:
-            later = [("R", k, node) for k in range(block, len(self.stages))]
-            runs = [(self.columns[key], -1.0) for key in later if key in self.columns]
-            self.row([(self.column(("N", block, node)), 1.0), *runs], 0.0)
+            runs = [columns[node] for columns in later if node in columns]
+            again = self.column(("N", block), node)
+            self.row([again, *runs], [1.0] + [-1.0] * len(runs), 0.0)
 
     def add_budget(self, block: int, budget_bytes: int) -> None:
         """What is held while the stage's first run runs, and what that run adds."""
@@ -150,12 +167,12 @@ class _Program:
         node = self.problem.nodes[stage]
         for value in node.inputs:
             if self.problem.producer[value] >= 0 and size[value]:
-                self.lower[self.column(("H", block, value))] = 1.0
+                self.lower[self.column(("H", block), value)] = 1.0
         grown = sum(size[v] for v in node.outputs) - sum(size[v] for v in node.in_place)
         room = budget_bytes - self.problem.base_bytes - node.workspace_bytes - max(0, grown)
         scale = 1.0 / max(1, budget_bytes)
-        held = [(c, scale * size[k[2]]) for k, c in self.columns.items() if k[:2] == ("H", block)]
-        self.row(held, scale * room)
+        held = self.columns.get(("H", block), {})
+        self.row(list(held.values()), [scale * size[value] for value in held], scale * room)
 
     def _read_in(self, block: int, letter: str) -> list[int]:
         """Values made before the block's stage that first runs read after it, in order."""
@@ -171,11 +188,8 @@ class _Program:
 
     def _held_next(self, block: int) -> list[int]:
         first = self.stages[block]
-        return [
-            value
-            for letter, k, value in self.columns
-            if letter == "H" and k == block + 1 and self.problem.producer[value] < first
-        ]
+        held = self.columns.get(("H", block + 1), {})
+        return [value for value in held if self.problem.producer[value] < first]
 
     def solve(self, iterations: int = 0) -> Relaxation:
         """Hand the program to HiGHS."""
@@ -187,11 +201,10 @@ class _Program:
             return Relaxation(0.0 if feasible else math.inf, (frozenset(),) * len(self.stages), 0)
         unit = max(self.problem.total_cost / len(self.problem.nodes), 1e-300)
         costs, lower = np.array(self.costs) / unit, np.array(self.lower)
-        table = np.array(self.entries)
-        matrix = coo_array(
-            (table[:, 2], (table[:, 0].astype(int), table[:, 1].astype(int))),
-            shape=(len(self.limits), len(costs)),
-        ).tocsr()
+        rows, at, factors = self.cells
+        places = np.array(rows, np.int32), np.array(at, np.int32)
+        shape = len(self.limits), len(costs)
+        matrix = coo_array((np.array(factors), places), shape=shape).tocsr()
         limits = np.array(self.limits)
         bounds = np.column_stack((lower, np.ones(len(costs))))
         options = {"maxiter": iterations} if iterations else {}
@@ -204,7 +217,7 @@ class _Program:
             return Relaxation(0.0, (), len(costs))
         prices = np.minimum(result.ineqlin.marginals, 0.0)
         bound = _dual_bound(costs, lower, prices, limits, matrix.T @ prices)
-        return Relaxation(max(0.0, bound) * unit, self._gone(result.x), len(costs))
+        return Relaxation(max(0.0, bound) * unit, self._gone(result.x), len(costs), int(result.nit))
 
     def _gone(self, point: NDArray[np.float64]) -> tuple[frozenset[int], ...]:
         """A value is given up where half of it is: not held, and made again there or later.
@@ -213,16 +226,21 @@ class _Program:
         making it again might ask for all that it is made from.
         """
         runs = np.zeros((len(self.stages) + 1, len(self.problem.nodes)))
-        for (letter, block, node), column in self.columns.items():
-            if letter == "R":
+        for block in range(len(self.stages)):
+            for node, column in self.columns.get(("R", block), {}).items():
                 runs[block, node] = point[column]
         later = runs[::-1].cumsum(axis=0)[::-1]
-        gone: list[list[int]] = [[] for _ in self.stages]
-        for (letter, block, value), column in self.columns.items():
-            node = self.problem.producer[value] if letter == "H" else -1
-            if node >= 0 and point[column] <= 1 - HALF and later[block, node] >= HALF:
-                gone[block].append(value)
-        return tuple(frozenset(values) for values in gone)
+        producer = self.problem.producer
+        return tuple(
+            frozenset(
+                value
+                for value, column in self.columns.get(("H", block), {}).items()
+                if producer[value] >= 0
+                and point[column] <= 1 - HALF
+                and later[block, producer[value]] >= HALF
+            )
+            for block in range(len(self.stages))
+        )
 
 
 def _dual_bound(
