@@ -61,7 +61,7 @@ from memjax.planners.incremental import Schedule
 from memjax.planners.lowering import Lowering
 from memjax.planners.relaxation import Relaxation, relax
 from memjax.planners.search import Run, Search
-from memjax.planners.seeds import Forward, forward_of, rules, runs_of
+from memjax.planners.seeds import Forward, forward_of, repeated, rules, runs_of
 from memjax.problem import Problem, Solution
 from memjax.simulate import simulate
 
@@ -82,6 +82,8 @@ EFFORT = 4e7  # iterations times variables of a relaxation, after which the next
 STEPS = 16  # of budgets on the way to one that is hard to meet
 LESS = (0.985, 0.97, 0.95)  # of a missed budget: tried instead, as luck differs
 FEW_NODES = 100  # up to which there is time for that
+MOST_RUNS = 12_000  # of a schedule that holds least: about two seconds
+EARLIER = (0, 1, 2, 4, 8)  # stages before the highest one, from which values are made again
 SMALL = 20  # nodes: some hundred milliseconds of the exact planner
 
 
@@ -159,6 +161,10 @@ class AutoPlanner(Planner):
                 search.go_to(Schedule.runs_in(exact.order))
                 return
         missed = search.score(), search.runs()
+        if self._repeated(problem, search):
+            search.improve(self._allowed(problem))
+            return
+        search.go_to(missed[1])
         for share in (*LESS, 0.0) if len(problem.nodes) <= FEW_NODES else (0.0,):
             less = replace(self, mend=False).solve(problem, int(share * search.budget))
             search.go_to(Schedule.runs_in(less.order))
@@ -169,6 +175,24 @@ class AutoPlanner(Planner):
             search.improve(self._allowed(problem))
         if search.excess() > 0 and search.score() > missed[0]:
             search.go_to(missed[1])
+
+    def _repeated(self, problem: Problem, search: Search) -> bool:
+        """From the top: schedules that hold least, without what the budget does not need."""
+        plain, found = Schedule(problem), list[Outcome]()
+        for earlier in EARLIER:
+            forward = forward_of(problem, plain, earlier)
+            for count in reversed(SEGMENTS):
+                runs = repeated(problem, forward, count)
+                if len(runs) > MOST_RUNS:
+                    break
+                search.go_to(runs)
+                if search.excess() == 0:
+                    search.prune(search.dearest(runs))
+                    found.append((search.score(), search.runs()))
+                    break
+        if found:
+            search.go_to(min(found)[1])
+        return bool(found)
 
     def _plan(
         self, problem: Problem, search: Search, hinted: list[list[Run]]
@@ -215,7 +239,7 @@ class AutoPlanner(Planner):
         lowering = Lowering(problem, search.budget, fixed=True, cut_stages=4, seed=self.seed)
         turns = TURNS
         if len(problem.nodes) > LARGE:
-            lowering = replace(lowering, careful=True, cut_stages=3, steps=12, work=6_000)
+            lowering = replace(lowering, careful=True, cut_stages=3, steps=12, work=4_000)
             turns = LARGE_TURNS
         outcomes: list[Outcome] = []
         best, lowest = (True, math.inf), tuple(range(len(problem.nodes)))
@@ -300,7 +324,8 @@ class AutoPlanner(Planner):
             if len(chosen) == len(stages):
                 break
             stages = chosen
-            margins = FEW_MARGINS if len(stages) * size < self.bound_columns // 3 else (1.0,)
+            few = 6 if len(problem.nodes) > LARGE else 3
+            margins = FEW_MARGINS if few * len(stages) * size < self.bound_columns else (1.0,)
             relaxed, more = self._relaxed(problem, search.budget, stages, margins)
             bound = max(bound, relaxed.extra_cost)
             starts += more

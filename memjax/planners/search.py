@@ -303,11 +303,13 @@ class Search:
     def improve(self, work: int) -> None:
         """Rounds of ruin and recreate until `work` changes are made; ends at the best seen.
 
-        Stops at half of that where the search has stood still for as long.
+        Stops at half of that where the search has stood still for as long. A budget that is met
+        stays so, whatever a few bytes more would save.
         """
         start, limit = self.work, self.work + work
         current, score = self.runs(), self.score()
         best, best_score, best_work = current, score, start
+        met = self.excess() == 0
         while self.work < limit and self.work - best_work < work // 2 and current:
             before = self.work
             for run in self._ruined(current):
@@ -321,7 +323,8 @@ class Search:
                 current, score = self.runs(), outcome
             else:
                 self.go_to(current)
-            if score < best_score - 1e-12 * self.plain:
+            better = score < best_score - 1e-12 * self.plain
+            if better and (not met or self.excess() == 0):
                 best, best_score, best_work = current, score, self.work
             self.work += before == self.work
         self.go_to(best)

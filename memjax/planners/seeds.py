@@ -55,9 +55,15 @@ class Forward:
     boundaries: tuple[int, ...]
 
 
-def forward_of(problem: Problem, schedule: Schedule) -> Forward:
-    """The part of a problem before the highest stage of its plain schedule."""
-    turn = int(schedule.peaks.argmax())
+def forward_of(problem: Problem, schedule: Schedule, earlier: int = 0) -> Forward:
+    """The part of a problem before the highest stage of its plain schedule.
+
+    Args:
+        problem: to plan.
+        schedule: its plain schedule.
+        earlier: so many stages before the highest one.
+    """
+    turn = max(0, int(schedule.peaks.argmax()) - earlier)
     change = np.zeros(turn + 2)
     last_read: dict[int, int] = {}
     for node in range(turn + 1):
@@ -95,6 +101,20 @@ def rules(problem: Problem, forward: Forward, counts: Sequence[int]) -> list[fro
             gone = frozenset(v for v in forward.values if v not in kept and density[v] <= level)
             found[gone] = None
     return [gone for gone in found if gone]
+
+
+def repeated(problem: Problem, forward: Forward, count: int) -> list[tuple[int, int]]:
+    """(stage, node) of the recomputations where values are made again for each stage alone.
+
+    What crosses the boundaries of `count` segments of the forward pass is kept; all else that
+    it makes is given up again after every stage behind the turn. No rule holds less, and none
+    recomputes more: on a chain with one segment, every value from the start each time.
+    """
+    kept = _crossing(problem, forward, _boundaries(problem, forward, count))
+    kept.update(problem.nodes[forward.turn].outputs)
+    gone = frozenset(v for v in forward.values if v not in kept)
+    stages = range(forward.turn, len(problem.nodes))
+    return runs_of(problem, stages, [gone] * len(stages))
 
 
 def runs_of(

@@ -259,6 +259,33 @@ def test_a_budget_that_a_random_schedule_meets_is_met(seed):
     assert timeline.cost <= best.cost
 
 
+def chain(length, seed):
+    """A forward chain and its backward: each gradient reads the one before and a forward value."""
+    random = Random(seed)
+    nodes = [Node(1.0 + i % 5, (i - 1,) if i else (), (i,)) for i in range(length)]
+    for k in range(length):
+        saved = (length - 2 - k,) if k < length - 1 else ()
+        nodes.append(Node(2.0, (length + k - 1, *saved), (length + k,)))
+    return Problem(tuple(nodes), tuple(random.randint(50, 100) for _ in nodes))
+
+
+@pytest.mark.parametrize("length", [6, 12, 33])
+@pytest.mark.parametrize("factor", [1.0, 1.15])
+def test_a_chain_fits_wherever_making_all_values_again_does(length, factor):
+    # Before each gradient the forward chain runs again from its start: a plan that holds
+    # hardly more than the node that needs most, and costs the square of the length.
+    problem = chain(length, length)
+    known = list(range(length))
+    for gradient in range(length):
+        known += [*range(max(0, length - 1 - gradient)), length + gradient]
+    least = simulate(problem, known)
+    budget = int(max(least.peak_bytes, factor * problem.single_node_floor_bytes))
+    assert least.peak_bytes < 1.15 * problem.single_node_floor_bytes
+    timeline = check(problem, budget, AutoPlanner(work=20_000).solve(problem, budget))
+    assert timeline.peak_bytes <= budget
+    assert timeline.cost <= least.cost
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_budget_that_the_planner_reaches_for_none_is_met(seed):
     problem = graphs.random_layered(30, seed)

@@ -69,3 +69,16 @@ def test_never_dearer_than_keeping_block_inputs():
         ours = simulate(problem, AutoPlanner().solve(problem, rule.peak_bytes))
         assert ours.peak_bytes <= rule.peak_bytes
         assert ours.cost <= rule.cost + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("nodes", "seed", "share", "overhead"),
+    [(500, 0, 0.8, 0.0093), (250, 1, 0.7, 0.0751)],
+)
+def test_generated_graphs_cost_no_more_than_they_did(nodes, seed, share, overhead):
+    # The overhead that was reached when this was written, and a tenth of it more.
+    problem = graphs.random_layered(nodes, seed)
+    budget = int(share * peak_of(problem))
+    timeline = simulate(problem, AutoPlanner().solve(problem, budget))
+    assert timeline.peak_bytes <= budget
+    assert timeline.overhead <= 1.1 * overhead
