@@ -6,8 +6,11 @@
 
 A row for each graph in DIR (`*.json`), budget (a share of the peak in the given order) and
 mode: `fixed` order of first runs, or `free`. `--generate N SEED` adds seeded graphs of N
-nodes. Each plan is made in a process of its own, with nothing imported or compiled before:
-`seconds` is what a user waits, and `planner_bytes` is how far the process grew meanwhile.
+nodes. `--floors 1.15` adds budgets of so many times what the node that needs most holds with
+its operands, below which nothing fits.
+
+Each plan is made in a process of its own, with nothing imported or compiled before: `seconds`
+is what a user waits, and `planner_bytes` is how far the process grew meanwhile.
 `peak` and `overhead_percent` are the simulator's, which shares no code with the planners.
 `bound_percent` is proven for the row's mode.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import multiprocessing
 import resource
 import sys
@@ -79,14 +83,23 @@ def _resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def _budgets(problem: Any, budgets: Sequence[float], floors: Sequence[float]) -> list[float]:
+    """Shares of the peak: those given, and multiples of the single-node floor, rounded up."""
+    from memjax.simulate import simulate
+
+    peak_bytes = simulate(problem, range(len(problem.nodes))).peak_bytes
+    floor = problem.single_node_floor_bytes / peak_bytes
+    return [*budgets, *(math.ceil(10_000 * factor * floor) / 10_000 for factor in floors)]
+
+
 def measure_all(
-    problems: Iterable[Any], budgets: Sequence[float], modes: Sequence[str], planner: str
+    graphs: Iterable[tuple[Any, Sequence[float]]], modes: Sequence[str], planner: str
 ) -> list[Row]:
     """All rows, each from a fresh process, printed as they come."""
     context = multiprocessing.get_context("spawn")
     rows = []
     print(" ".join(f"{f.name:>17}" for f in fields(Row)))
-    for problem in problems:
+    for problem, budgets in graphs:
         for budget in budgets:
             for mode in modes:
                 with context.Pool(1) as pool:
@@ -186,7 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar=("NODES", "SEED"),
         help="a random layered graph; repeatable",
     )
-    parser.add_argument("--budgets", nargs="+", type=float, default=[0.9, 0.8, 0.7, 0.5])
+    parser.add_argument("--budgets", nargs="*", type=float, default=[0.9, 0.8, 0.7, 0.5])
+    parser.add_argument(
+        "--floors", nargs="+", type=float, default=[], help="multiples of the single-node floor"
+    )
     parser.add_argument("--planner", default="auto", help="of the rows at fixed order")
     parser.add_argument("--modes", nargs="+", choices=("fixed", "free"), default=["fixed", "free"])
     parser.add_argument("--csv", type=Path)
@@ -195,7 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.planner == PLANNER_OF_FREE_ORDER:
         options.modes = ["free"]
-    rows = measure_all(_problems(options), options.budgets, options.modes, options.planner)
+    graphs = [(p, _budgets(p, options.budgets, options.floors)) for p in _problems(options)]
+    rows = measure_all(graphs, options.modes, options.planner)
     if options.csv:
         write_csv(rows, options.csv)
     if options.figure:

@@ -14,8 +14,11 @@ In: a `Problem` and a budget. Out: a `Solution`, and the same one in every proce
    turns (`memjax.planners.lowering`).
 4. Ruin and recreate (`memjax.planners.search`) improves the best few a little, and the best
    of the outcomes in rounds.
-5. Where the budget is still missed, a small problem goes to the exact planner, and a large one
-   starts from the lowest peak that is found for no budget at all.
+5. Where the budget is still missed, a small problem goes to the exact planner. A larger one
+   starts from the top: schedules that make forward values again for every stage hold hardly
+   more than one node needs (`repeated` in `memjax.planners.seeds`), and what the budget does
+   not need is taken away from them. Where those miss it too, the start is the lowest peak that
+   is found for no budget at all.
 
 Tried, in per cent of overhead at 80 % of the peak for the published random layered graphs of
 100 and 250 nodes at fixed order, and at 40 % for a step of an 8-layer GPT of about 1,000 nodes
@@ -35,8 +38,21 @@ Tried, in per cent of overhead at 80 % of the peak for the published random laye
   1,000 nodes. Gaps tried on whole stages, not on the schedule: 4 times as many in the same time.
 
 On generated graphs of 1,000 nodes, seeds 0, 1 and 2, the lowering brings 10.65, 4.82 and 4.26 %
-at 80 % of the peak to 9.15, 4.60 and 4.06 %. At 70 %, which was missed at all three, it meets
-seeds 1 and 2 (about 19 and 20 %); at seed 0 no schedule below 75 % is known.
+at 80 % of the peak to 9.15, 4.60 and 4.06 %. At 70 % it meets seeds 1 to 5, for 20.7, 19.1,
+16.9, 25.3 and 4.3 %; without the careful lowering seed 4 was missed at 76 %. At seed 0 no
+schedule below 75 % is known. Relaxations at 6 and 12 stages, spread over it, prove 7.7 and 15.5 %
+there. A schedule exists, as at any budget that another order of first runs meets: make what a
+node needs again from the start, in that order. What was tried to come near it in one go:
+
+- everything made again for each node in ascending order holds 98 % of the peak, in an
+  annealed order 86 %;
+- values evicted by cost over bytes and time to the next read, and made again when they are
+  read (Kirisame et al., *Dynamic tensor rematerialization*, 2021): does not end at 70 %;
+- a schedule that free order found, with the first runs made early that the fixed order
+  asks for: 1,400 % of overhead, and again above the budget;
+- minimum cuts with a price for each byte and stage: a hundred times as fast as a relaxation,
+  but they do not see what recomputations hold themselves, and hardly any helps;
+- the relaxation at 12 stages, rounded: 95 % between the stages.
 
 Numba and OR-tools would make the search faster, but either adds a heavy dependency, and
 numba some seconds of compilation to the first plan; both are left out. Min-cut seeds are the
