@@ -106,7 +106,7 @@ class ReorderPlanner(Planner):
             if best.score <= 0:
                 return best
             lowered = self._lowered(problem, budget, order, self.seed + start)
-            best = min(best, lowered, key=lambda attempt: attempt.score)
+            best = min(best, lowered, key=lambda attempt: attempt.rank)
         extra = schedule_cost(problem, best.order) - problem.total_cost
         stages = self._highest(problem, 4 if best.met else 1)
         promise = relax(problem, budget, stages).extra_cost
@@ -167,6 +167,11 @@ class _Attempt:
     met: bool
     reordered: bool
 
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Smaller is better; a schedule that meets the budget is, whatever it costs."""
+        return not self.met, self.score
+
     @staticmethod
     def of(problem: Problem, budget: int, order: Sequence[int]) -> _Attempt:
         # The judge itself: the expanded problem may miscount what is written over in place.
@@ -179,7 +184,7 @@ class _Attempt:
     def or_of(self, problem: Problem, budget: int, order: Sequence[int]) -> _Attempt:
         """The better of this and another schedule."""
         other = _Attempt.of(problem, budget, order)
-        return other if other.score < self.score else self
+        return other if other.rank < self.rank else self
 
 
 def _excess(problem: Problem, budget: int) -> int:
