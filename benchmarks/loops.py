@@ -111,9 +111,10 @@ PROGRAMS = {
 
 @dataclass
 class Variant:
-    """A compiled step and what is known of it."""
+    """A compiled step, where its state comes from, and what is known of it."""
 
     run: Callable[..., Any]
+    init: Callable[..., Any]
     row: dict[str, Any]
 
 
@@ -125,7 +126,7 @@ def compiled_by_hand(name: str, task: Task) -> Variant:
     )
     seconds = time.perf_counter() - start
     jaxpr = jax.make_jaxpr(task.step)(task.state, task.batch)
-    return Variant(compiled, {"variant": name, **_columns(compiled, jaxpr, seconds)})
+    return Variant(compiled, task.init, {"variant": name, **_columns(compiled, jaxpr, seconds)})
 
 
 def within_budget(task: Task, budget_bytes: int) -> Variant:
@@ -148,7 +149,7 @@ def within_budget(task: Task, budget_bytes: int) -> Variant:
         "overhead": report.plan.overhead,
         "chunks": " ".join(str(loop.chunks) for loop in report.plan.loops),
     }
-    return Variant(step, row)
+    return Variant(step, task.init, row)
 
 
 def _columns(compiled: Any, jaxpr: Any, seconds: float) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def forward_flops(task: Task) -> int:
 def train(task: Task, variants: list[Variant]) -> None:
     """Train every variant from the same start, in turns; adds losses and times to the rows."""
     batch = task.random_batch(0)
-    states = [jax.jit(task.init)(jax.random.key(0)) for _ in variants]
+    states = [jax.jit(variant.init)(jax.random.key(0)) for variant in variants]
     losses: list[list[float]] = [[] for _ in variants]
     seconds: list[list[float]] = [[] for _ in variants]
     for _ in range(STEPS):
@@ -198,6 +199,8 @@ def measured(name: str, *, only_bytes: bool) -> list[dict[str, Any]]:
     if not only_bytes:
         train(task, [plain, *(hands if program.trains_by_hand else []), *mine[-program.trained :]])
     once = forward_flops(task)
+    for hand in hands:  # another program to Flax, with other random parameters
+        hand.row.pop("loss_difference", None)
     rows = [variant.row for variant in (plain, *hands, *mine)]
     for row in rows:
         again = row["flops"] - plain.row["flops"]
