@@ -29,8 +29,11 @@ from memjax.simulate import simulate
 from memjax.trace import Eqn, Operand, Program
 
 SMALL_BODY_BYTES = 2 * 2**20
-"""Bodies that write no more than this in an iteration are left to XLA's order: a cache holds it,
-and XLA:CPU runs small eqns side by side, which took a third off an LSTM's step."""
+SMALL_EQN_FLOPS = 4_000_000
+"""A body that writes no more in an iteration, in eqns that take no more each, is left to XLA's
+order. XLA:CPU runs small eqns side by side, which took a third off the step of a Flax LSTM
+(matmuls of 2 million FLOPs); matmuls of 8 million, which it runs on several threads, are faster
+one after the other. `benchmarks/loops.py` has both."""
 
 
 @dataclass
@@ -124,10 +127,11 @@ def body_seconds(body: PlannedBody) -> float:
 
 
 def is_small(coarse: Coarse) -> bool:
-    """Whether what a body holds and when does not matter."""
+    """Whether a body's eqns run faster side by side, and what they hold does not matter."""
     written = sum(coarse.problem.value_bytes)
     workspace = sum(node.workspace_bytes for node in coarse.problem.nodes)
-    return written + workspace <= SMALL_BODY_BYTES
+    most_flops = max((coarse.flops[eqn] for eqn in coarse.eqn_of_node), default=0)
+    return written + workspace <= SMALL_BODY_BYTES and most_flops <= SMALL_EQN_FLOPS
 
 
 def seconds_in_small_loops(coarse: Coarse) -> float:
