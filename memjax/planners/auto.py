@@ -115,8 +115,8 @@ class AutoPlanner(Planner):
         starts: how many schedules the search starts from, and how many rules are pruned.
         seed: of the search's randomness.
         enough: the search ends early at this overhead above the bound, as a share.
-        bound_columns: variables of the relaxations at several stages; they are left out
-            where one stage takes a quarter of these.
+        bound_columns: variables of the relaxations at several stages, a third more for large
+            problems; they are left out where one stage takes a quarter of these.
         margins: shares of the budget for the relaxation at the turn.
         mend: whether step 5 is done.
     """
@@ -236,7 +236,7 @@ class AutoPlanner(Planner):
         pool += self._outcomes(search, self._rules(problem, forward, search, pool))
         far = min(pool)[0] > bound + FAR * problem.total_cost
         lowered: tuple[int, ...] = ()
-        if far and self.mend and bound < math.inf and 4 * size <= self.bound_columns:
+        if far and self.mend and bound < math.inf and 4 * size <= self._columns(problem):
             hard = bound > HARD * problem.total_cost
             outcome, lowered = self._lowered(problem, search, int(peaks.max()), hard)
             pool.append(outcome)
@@ -334,7 +334,8 @@ class AutoPlanner(Planner):
         self, problem: Problem, search: Search, peaks: NDArray[np.int64], size: int
     ) -> tuple[float, list[list[Run]]]:
         """Relaxations at more and more stages: those that the last one left highest."""
-        most = min(10, self.bound_columns // max(1, 2 * size))
+        columns = self._columns(problem)
+        most = min(10, columns // max(1, 2 * size))
         bound, starts = 0.0, []
         stages = [int(peaks.argmax())]
         while len(stages) < most and bound < math.inf:
@@ -343,7 +344,7 @@ class AutoPlanner(Planner):
                 break
             stages = chosen
             few = 6 if len(problem.nodes) > LARGE else 3
-            margins = FEW_MARGINS if few * len(stages) * size < self.bound_columns else (1.0,)
+            margins = FEW_MARGINS if few * len(stages) * size < columns else (1.0,)
             relaxed, more = self._relaxed(problem, search.budget, stages, margins)
             bound = max(bound, relaxed.extra_cost)
             starts += more
@@ -353,6 +354,9 @@ class AutoPlanner(Planner):
             if relaxed.iterations * relaxed.size > EFFORT:
                 break
         return bound, starts
+
+    def _columns(self, problem: Problem) -> int:
+        return self.bound_columns * (4 if len(problem.nodes) > LARGE else 3) // 3
 
     def _highest(
         self, search: Search, peaks: NDArray[np.int64], stages: list[int], more: int
