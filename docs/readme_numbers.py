@@ -25,7 +25,7 @@ third of the step's where there is none."""
 PLANS = """Overhead of plans in % of the plain cost, with the budget as a share of the peak.
 Checkmate, Moccasin (both at fixed order) and FastSA (free order) are *as published*, rounded by
 their authors, on their machines. *Proven* is the bound that comes with our plan at fixed order.
-Seconds are ours, on one core of a machine with other work. The graphs with a seed in their names
+Seconds are ours, on one core. The graphs with a seed in their names
 are drawn by `benchmarks/graphs.py` like the published random ones:"""
 PLANS_FIGURE = (
     "![Overhead against budget for the four published graphs: memjax at fixed and free order, the "

@@ -112,6 +112,7 @@ class Loop:
         self.pricer = Pricer(self.target.backend, self.rates, self.scale)
         self.chooser = Chooser(self.pricer, self.planner)
         self.coarse_by_loops: dict[tuple[object, object], Coarse] = {}
+        self.answers: dict[tuple[int, int], tuple[Plan, bool]] = {}
 
     @cached_property
     def prepared(self) -> Coarse:
@@ -193,7 +194,16 @@ class Loop:
         return plan, met
 
     def ask_planner(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
-        """The planner's answer, timed; loops are planned as well, where there are any."""
+        """The planner's answer, timed; loops are planned as well, where there are any.
+
+        It is remembered, as both of XLA's schedules may ask for the same plan.
+        """
+        key = budget_bytes, target_bytes
+        if key not in self.answers:
+            self.answers[key] = self._answer(budget_bytes, target_bytes)
+        return self.answers[key]
+
+    def _answer(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
         start = time.perf_counter()
         if self.prepared.bodies:
             plan, met = self._with_loops(budget_bytes, target_bytes)

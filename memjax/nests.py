@@ -73,6 +73,11 @@ class Nest:
         return range(first, first + self.carries)
 
     @property
+    def repeats(self) -> bool:
+        """Whether the bodies run for each iteration."""
+        return self.kind in ("loop", "scan", "while")
+
+    @property
     def is_planned(self) -> bool:
         """Whether the eqn cannot be run as JAX wrote it."""
         return self.kind == "loop" or any(body.keeps_order for body in self.bodies)

@@ -306,9 +306,9 @@ def plan_of_solution(
     overhead = timeline.cost / plain_seconds - 1 if plain_seconds else 0.0
     bound = None
     if solution.bound_cost is not None and plain_seconds and math.isfinite(solution.bound_cost):
-        # Below 0 only where changed loops spare more than they add.
         bound = solution.bound_cost / plain_seconds - 1
-        bound = bound if overhead < 0 else max(0.0, bound)
+        if overhead >= 0:  # else changed loops spare more than they add
+            bound = max(0.0, bound)
     decisions = decisions or Decisions()
     return Plan(
         program=fingerprint(plain.graph.program),

@@ -139,11 +139,12 @@ def seconds_in_small_loops(coarse: Coarse) -> float:
     total = 0.0
     for index, bodies in coarse.bodies.items():
         nest = coarse.graph.program.eqns[index].nest
-        if nest is None or nest.kind not in ("loop", "scan", "while"):
+        if nest is None or not nest.repeats:
             continue
         for body in bodies:
-            inner = seconds_in_small_loops(body.coarse)
-            total += nest.length * (body_seconds(body) if is_small(body.coarse) else inner)
+            small = is_small(body.coarse)
+            seconds = body_seconds(body) if small else seconds_in_small_loops(body.coarse)
+            total += nest.length * seconds
     return total
 
 
@@ -154,7 +155,7 @@ def is_mostly_small_loops(coarse: Coarse) -> bool:
 
 def _own_results(nest: Nest, program: Program) -> frozenset[int]:
     """New carries, and what is stacked, that are not written in place: see definition 2."""
-    if nest.kind not in ("loop", "scan", "while"):
+    if not nest.repeats:
         return frozenset()
     arguments = frozenset(program.arguments)
     return frozenset(

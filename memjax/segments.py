@@ -173,7 +173,7 @@ def _fences(coarse: Coarse, order: Sequence[int]) -> frozenset[int]:
 
 def _is_loop(coarse: Coarse, node: int) -> bool:
     nest = coarse.graph.program.eqns[coarse.eqn_of_node[node]].nest
-    return nest is not None and nest.kind in ("loop", "scan", "while")
+    return nest is not None and nest.repeats
 
 
 def _last_reads(coarse: Coarse, order: Sequence[int]) -> dict[tuple[int, int], int]:

@@ -75,7 +75,7 @@ from memjax.planners.base import Planner
 from memjax.planners.exact import ExactPlanner
 from memjax.planners.incremental import Schedule
 from memjax.planners.lowering import Lowering
-from memjax.planners.relaxation import Relaxation, relax
+from memjax.planners.relaxation import Relaxation, highest_stages, relax
 from memjax.planners.search import Run, Search
 from memjax.planners.seeds import Forward, forward_of, repeated, rules, runs_of
 from memjax.problem import Problem, Solution
@@ -363,15 +363,7 @@ class AutoPlanner(Planner):
     ) -> list[int]:
         """Stages, and up to so many more: the highest above the budget, apart."""
         over = np.maximum(peaks - search.budget, 0)
-        apart = 1 + len(peaks) // 60
-        chosen = list(stages)
-        for _ in range(more):
-            stage = int(over.argmax())
-            if over[stage] == 0:
-                break
-            chosen.append(stage)
-            over[max(0, stage - apart) : stage + apart + 1] = 0
-        return sorted(set(chosen))
+        return sorted({*stages, *highest_stages(over, more, 1 + len(peaks) // 60)})
 
     def _relaxed(
         self, problem: Problem, budget: int, stages: list[int], margins: Sequence[float]

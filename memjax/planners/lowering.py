@@ -49,7 +49,7 @@ import numpy as np
 from memjax.planners.incremental import Schedule
 from memjax.planners.orders import Orders
 from memjax.planners.pruning import excess_of, pruned
-from memjax.planners.relaxation import relax
+from memjax.planners.relaxation import highest_stages, relax
 from memjax.planners.search import Search
 from memjax.planners.seeds import runs_of
 from memjax.problem import Node, Problem, schedule_cost
@@ -140,10 +140,7 @@ class Lowering:
         runs, _ = expanded(self.problem, order)
         schedule = Schedule(runs)
         over = np.maximum(schedule.peaks - budget, 0)
-        stages: list[int] = []
-        while over.any() and len(stages) < self.cut_stages:
-            stages.append(int(over.argmax()))
-            over[max(0, stages[-1] - CUT_APART) : stages[-1] + CUT_APART + 1] = 0
+        stages = highest_stages(over, self.cut_stages, CUT_APART)
         if not stages:
             return order
         for chosen in (sorted(stages), stages[:1]):

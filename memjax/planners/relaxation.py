@@ -85,6 +85,17 @@ def relax(
     return program.solve(iterations)
 
 
+def highest_stages(heights: NDArray[np.int64], count: int, apart: int) -> list[int]:
+    """So many stages above 0 at most, the highest first, more than `apart` from each other."""
+    left = heights.copy()
+    stages: list[int] = []
+    while left.any() and len(stages) < count:
+        stage = int(left.argmax())
+        stages.append(stage)
+        left[max(0, stage - apart) : stage + apart + 1] = 0
+    return stages
+
+
 @dataclass
 class _Program:
     """The rows and columns of a relaxation, as they are written down; rows are `≤`.

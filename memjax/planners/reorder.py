@@ -41,14 +41,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-
 from memjax.planners.auto import AutoPlanner
 from memjax.planners.base import Planner
 from memjax.planners.incremental import Schedule
 from memjax.planners.lowering import Lowering, permuted
 from memjax.planners.orders import Orders
-from memjax.planners.relaxation import relax
+from memjax.planners.pruning import excess_of
+from memjax.planners.relaxation import highest_stages, relax
 from memjax.problem import Problem, Solution, schedule_cost
 from memjax.simulate import simulate
 
@@ -108,7 +107,8 @@ class ReorderPlanner(Planner):
             lowered = self._lowered(problem, budget, order, self.seed + start)
             best = min(best, lowered, key=lambda attempt: attempt.rank)
         extra = schedule_cost(problem, best.order) - problem.total_cost
-        stages = self._highest(problem, 4 if best.met else 1)
+        peaks = Schedule(problem).peaks
+        stages = sorted(highest_stages(peaks, 4 if best.met else 1, 1 + len(peaks) // 60))
         promise = relax(problem, budget, stages).extra_cost
         most = extra if best.met else best.score
         if promise < most:
@@ -121,17 +121,6 @@ class ReorderPlanner(Planner):
             best = best.or_of(problem, budget, full.solve(problem, budget).order)
         return best
 
-    def _highest(self, problem: Problem, count: int) -> list[int]:
-        """So many stages of the problem's own order: the highest, apart."""
-        peaks = Schedule(problem).peaks.copy()
-        stages: list[int] = []
-        apart = 1 + len(peaks) // 60
-        for _ in range(count):
-            if peaks.max() > 0:
-                stages.append(int(peaks.argmax()))
-                peaks[max(0, stages[-1] - apart) : stages[-1] + apart + 1] = 0
-        return sorted(stages)
-
     def _orders(self, problem: Problem, budget: int) -> list[list[int]]:
         """The outcomes of step 1, those with the least excess first."""
         count = len(problem.nodes)
@@ -139,7 +128,8 @@ class ReorderPlanner(Planner):
         moves = min(self.moves * count, self.most_moves)
         for start in range(max(1, min(self.starts, 1500 // count))):
             order = Orders(problem).anneal(budget, moves, self.heat, self.seed + start)
-            found.append((_excess(permuted(problem, order), budget), order))
+            peaks = Schedule(permuted(problem, order)).peaks
+            found.append((excess_of(peaks, budget), order))
             if found[-1][0] == 0:
                 break
         return [order for _, order in sorted(found)]
@@ -185,8 +175,3 @@ class _Attempt:
         """The better of this and another schedule."""
         other = _Attempt.of(problem, budget, order)
         return other if other.rank < self.rank else self
-
-
-def _excess(problem: Problem, budget: int) -> int:
-    """Bytes above a budget, summed over the positions of the problem's own order."""
-    return int(np.maximum(Schedule(problem).peaks - budget, 0).sum())
