@@ -269,7 +269,8 @@ def test_a_step_that_cannot_be_traced_names_the_users_line(capsys):
         (["show", "."], "cannot be read"),
         (["max-batch", "training:step", "training:one", "--budget", "1MB"], "no function of the"),
         (["plan", *ON_STEP, "--budget", "80%"], "states no limit"),
-        (["plan", *ON_STEP, "--budget", "1GB", "-o", "no/such/folder"], "cannot be written"),
+        (["plan", *ON_STEP, "--budget", "1GB", "-o", "a" * 300], "cannot be written"),
+        (["analyze", *ON_STEP, "--html", "a" * 300], "cannot be written"),
     ],
 )
 def test_other_bad_input(arguments, expected, capsys):
@@ -277,6 +278,70 @@ def test_other_bad_input(arguments, expected, capsys):
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
+
+
+WRITING = {
+    "plan -o": ["plan", *ON_STEP, *BUDGET, "-o"],
+    "plan --html": ["plan", *ON_STEP, *BUDGET, "--html"],
+    "analyze --html": ["analyze", *ON_STEP, "--html"],
+    "frontier --figure": ["frontier", *ON_STEP, "--figure"],
+    "show --html": ["show", "nothing.json", *ON_STEP, "--html"],
+}
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch):
+    """A command that gets as far as loading a step or a plan fails with another exit code."""
+    from memjax.cli import commands, plans
+
+    def fail(*_):
+        raise AssertionError("loaded")
+
+    for module, name in ((commands, "load_target"), (plans, "load_plan_file")):
+        monkeypatch.setattr(module, name, fail)
+
+
+@pytest.mark.usefixtures("nothing_loads")
+@pytest.mark.parametrize("arguments", WRITING.values(), ids=WRITING)
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("no/such/folder/out", "no/such/folder/out cannot be written: No such file or directory"),
+        ("training.py/out", "training.py/out cannot be written: Not a directory"),
+        ("kept", "kept cannot be written: Is a directory"),
+        ("", "cannot be written: Is a directory"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_refused_at_once(
+    arguments, path, expected, folder, capsys
+):
+    (folder / "kept").mkdir()
+    assert cli.main([*arguments, path]) == cli.EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("nothing_loads")
+@pytest.mark.parametrize("arguments", WRITING.values(), ids=WRITING)
+def test_what_may_not_be_written_is_refused_at_once(arguments, folder, capsys, monkeypatch):
+    """By the rights that the system states, which root may pass over."""
+    (folder / "old").write_text("as it was")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for path in ("old", "new"):
+        assert cli.main([*arguments, path]) == cli.EXIT_BAD_INPUT
+        error = capsys.readouterr().err
+        assert error == f"memjax: {path} cannot be written: Permission denied\n"
+
+
+@pytest.mark.usefixtures("nothing_loads")
+@pytest.mark.parametrize("arguments", WRITING.values(), ids=WRITING)
+def test_looking_whether_a_path_can_be_written_changes_nothing(arguments, folder):
+    (folder / "old").write_text("as it was")
+    for path in ("old", "new"):
+        assert cli.main([*arguments, path]) == cli.EXIT_FAILED
+    assert (folder / "old").read_text() == "as it was"
+    assert not (folder / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ from typing import Any, TypeVar
 
 import click
 
-from memjax.cli.inputs import BadInput, Budget, load, load_step, load_target, write_text
+from memjax.cli.inputs import (
+    BadInput,
+    Budget,
+    OutputFile,
+    load,
+    load_step,
+    load_target,
+    write_text,
+)
 from memjax.cli.progress import working
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -16,7 +24,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, not text.")
 full_option = click.option("--full", is_flag=True, help="All rows, not a screen of them.")
 html_option = click.option(
-    "--html", metavar="FILE", help="Write a page that stands alone, to open in a browser."
+    "--html",
+    type=OutputFile(),
+    metavar="FILE",
+    help="Write a page that stands alone, to open in a browser.",
 )
 budget_option = click.option(
     "--budget",
@@ -71,7 +82,13 @@ def analyze(step: str, arguments: str, html: str | None, full: bool, as_json: bo
 @click.command()
 @on_a_step
 @budget_option
-@click.option("-o", "--output", metavar="FILE", help="Write the plan, for `plan=` and `show`.")
+@click.option(
+    "-o",
+    "--output",
+    type=OutputFile(),
+    metavar="FILE",
+    help="Write the plan, for `plan=` and `show`.",
+)
 @html_option
 @full_option
 @as_json_option
@@ -122,7 +139,7 @@ def report_of(target: Any, budget: str, given: Any = None) -> Any:
 )
 @click.option("--points", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--verify", is_flag=True, help="Compile each point, and state its bytes.")
-@click.option("--figure", metavar="FILE", help="Draw it (.png, .pdf, .svg).")
+@click.option("--figure", type=OutputFile(), metavar="FILE", help="Draw it (.png, .pdf, .svg).")
 @as_json_option
 def frontier(
     step: str,

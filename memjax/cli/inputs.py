@@ -6,6 +6,7 @@ In: texts. Out: the objects, or `BadInput`, one line that says what and where.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import inspect
 import os
@@ -45,6 +46,31 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
         except ValueError as error:
             self.fail(str(error), param, ctx)
         return text
+
+
+class OutputFile(click.ParamType):  # type: ignore[type-arg]
+    """A file that a command writes at its end."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what cannot be written, before a command spends its time. Writes nothing."""
+        path = Path(value)
+        why = _why_not_written(path)
+        if why is not None:
+            raise BadInput(f"{value} cannot be written: {os.strerror(why)}")
+        return str(path)
+
+
+def _why_not_written(path: Path) -> int | None:
+    """The error number that writing a file would fail with; None where none is foreseen."""
+    if os.path.isdir(path):
+        return errno.EISDIR
+    if os.path.exists(path):
+        return None if os.access(path, os.W_OK) else errno.EACCES
+    if not os.path.isdir(path.parent):
+        return errno.ENOTDIR if os.path.exists(path.parent) else errno.ENOENT
+    return None if os.access(path.parent, os.W_OK | os.X_OK) else errno.EACCES
 
 
 @dataclass(frozen=True)
