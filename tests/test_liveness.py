@@ -95,10 +95,10 @@ def test_arguments_weigh_nothing():
 )
 def test_structure_is_free(structural):
     graph = graph_of(lambda x: structural(x) * 2, shape(16))
-    program = graph.program
-    for eqn in program.eqns:
-        if eqn.primitive in ("broadcast_in_dim", "iota", "reshape"):
-            assert graph.free[eqn.outputs[0]]
+    structure = ("broadcast_in_dim", "iota", "reshape")
+    found = [e.outputs[0] for e in graph.program.eqns if e.primitive in structure]
+    assert found
+    assert all(graph.free[value] for value in found)
 
 
 def test_structure_is_free_even_under_a_matmul():

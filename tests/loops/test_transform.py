@@ -134,8 +134,10 @@ def test_random_bodies_planned_as_tight_as_they_go(
 ) -> None:
     step, args = step_of(body, length, seed, reverse=reverse)
     program = program_of(step, *args)
+    assume(find_pairs(program))
     chooser = Chooser(PRICER, get_planner("auto").quick())
     choice = chooser.choose(program, 0, lambda p, k: PRICER.coarse(p, keeps_order=k))
+    assert choice.decisions.loops
     flat = jax.tree_util.tree_leaves(args)
     got = jax.jit(rewrite(choice.coarse, choice.solution.order))(*flat)
     expected = jax.tree_util.tree_leaves(jax.jit(step)(*args))

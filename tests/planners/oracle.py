@@ -17,14 +17,26 @@ from memjax.problem import Node, Problem
 State = tuple[int, int, frozenset[int]]
 
 
-def random_problem(seed: int, nodes: int, plain: bool = False) -> Problem:
-    """A problem with everything that `Problem` can say, or one value a node and no more."""
+def random_problem(seed: int, nodes: int, plain: bool = False, folded: bool = False) -> Problem:
+    """A problem with everything that `Problem` can say, or one value a node and no more.
+
+    Args:
+        seed: of the draw.
+        nodes: how many.
+        plain: whether each node writes one value, and nothing else is said.
+        folded: whether nodes read the one before and, from the middle on, the forward values,
+            last first, as a backward pass does. Without that, hardly a small problem fits less
+            than its peak.
+    """
     random = Random(seed)
     made: list[Node] = []
     value_bytes = [random.randint(1, 9) for _ in range(0 if plain else random.randint(0, 2))]
     available = list(range(len(value_bytes)))
     for index in range(nodes):
         inputs = tuple(sorted(random.sample(available, min(len(available), random.randint(0, 3)))))
+        if folded:
+            mirrored = {index - 1, nodes - 1 - index}
+            inputs = tuple(sorted(v for i in mirrored if 0 <= i < index for v in made[i].outputs))
         outputs = range(
             len(value_bytes), len(value_bytes) + (1 if plain else random.choice((1, 1, 1, 2, 0)))
         )

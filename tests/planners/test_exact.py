@@ -1,6 +1,7 @@
 """The exact planner against exhaustive search, and known optima."""
 
 import math
+from functools import cache
 
 import pytest
 from oracle import cheapest, random_problem
@@ -11,7 +12,7 @@ from memjax.simulate import simulate
 
 
 def small_problem(seed):
-    return random_problem(seed, 1 + seed % 8, plain=seed % 3 == 0)
+    return random_problem(seed, 1 + seed % 8, plain=seed % 3 == 0, folded=seed % 8 >= 4)
 
 
 def budget_of(problem, seed):
@@ -19,11 +20,29 @@ def budget_of(problem, seed):
     return int(peak * (0.95, 0.9, 0.85, 0.8, 0.7, 0.6)[seed % 6])
 
 
-@pytest.mark.parametrize("seed", range(120))
+@cache
+def least_of(seed):
+    """The least cost by exhaustive search; None where no schedule fits."""
+    problem = small_problem(seed)
+    return cheapest(problem, budget_of(problem, seed), stage_form=True)
+
+
+SEEDS = range(120)
+
+
+def test_some_budgets_are_met_by_recomputing_and_some_by_nothing():
+    """Else the next test would try but one of its two cases."""
+    least = [least_of(seed) for seed in SEEDS]
+    again = [c for s, c in enumerate(least) if c and c > small_problem(s).total_cost]
+    assert len(again) >= 20
+    assert least.count(None) >= 20
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_is_the_optimum_of_exhaustive_search(seed):
     problem = small_problem(seed)
     budget = budget_of(problem, seed)
-    least = cheapest(problem, budget, stage_form=True)
+    least = least_of(seed)
     solution = ExactPlanner().solve(problem, budget)
     timeline = simulate(problem, solution)
     if least is None:

@@ -59,6 +59,7 @@ def test_never_dearer_than_keeping_block_inputs():
 
     problem = graphs.gpt(3)
     forward = forward_of(problem, Schedule(problem))
+    tried = 0
     for gone in rules(problem, forward, (1, 3, 6)):
         schedule = Schedule(problem)
         for stage, node in runs_of(problem, [forward.turn], [gone]):
@@ -66,9 +67,11 @@ def test_never_dearer_than_keeping_block_inputs():
         rule = simulate(problem, schedule.order())
         if rule.peak_bytes >= peak_of(problem):
             continue
+        tried += 1
         ours = simulate(problem, AutoPlanner().solve(problem, rule.peak_bytes))
         assert ours.peak_bytes <= rule.peak_bytes
         assert ours.cost <= rule.cost + 1e-12
+    assert tried >= 5
 
 
 @pytest.mark.parametrize(
