@@ -38,7 +38,7 @@ def planned(layers: int) -> tuple[Shown, int]:
     task = gpt_task(layers=layers, width=64, heads=2, tokens=32, batch=4, vocab=256)
     program = trace(task.step, (task.state, task.batch))
     coarse = coarse_of(program)
-    order = range(len(coarse.problem.nodes))
+    order = coarse.problem.identity
     plain = simulate(coarse.problem, order)
     budget_bytes = plain.peak_bytes // 2
     solution = get_planner("auto").solve(coarse.problem, budget_bytes)

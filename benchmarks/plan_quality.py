@@ -52,10 +52,9 @@ class Row:
 def measure(problem: Any, budget: float, mode: str, planner: str) -> Row:
     """Plan and judge one row, in this process."""
     from memjax.planners import get_planner
-    from memjax.problem import Solution
     from memjax.simulate import simulate
 
-    limit = int(budget * simulate(problem, Solution.identity(problem)).peak_bytes)
+    limit = int(budget * simulate(problem, problem.identity).peak_bytes)
     chosen = get_planner(PLANNER_OF_FREE_ORDER if mode == "free" else planner)
     before, start = _resident_bytes(), time.perf_counter()
     solution = chosen.solve(problem, limit)
@@ -87,7 +86,7 @@ def _budgets(problem: Any, budgets: Sequence[float], floors: Sequence[float]) ->
     """Shares of the peak: those given, and multiples of the single-node floor, rounded up."""
     from memjax.simulate import simulate
 
-    peak_bytes = simulate(problem, range(len(problem.nodes))).peak_bytes
+    peak_bytes = simulate(problem, problem.identity).peak_bytes
     floor = problem.single_node_floor_bytes / peak_bytes
     return [*budgets, *(math.ceil(10_000 * factor * floor) / 10_000 for factor in floors)]
 

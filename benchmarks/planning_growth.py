@@ -52,7 +52,7 @@ def measure(layers: int) -> dict[str, Any]:
     coarse = coarse_of(program)
     coarsened = time.perf_counter()
     problem = coarse.problem
-    plain = simulate(problem, range(len(problem.nodes)))
+    plain = simulate(problem, problem.identity)
     budget_bytes = plain.peak_bytes // 2
     start_planning = time.perf_counter()
     solution = get_planner("auto").solve(problem, budget_bytes)

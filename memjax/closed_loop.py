@@ -247,7 +247,7 @@ class Loop:
         """Compile the program as the user wrote it, with XLA's default schedule."""
         plan = self.plain_plan(self.as_it_is, budget_bytes)
         coarse = self.coarsen(self.program)  # without programs for bodies: these run as they are
-        function = rewrite(coarse, range(len(coarse.problem.nodes)))
+        function = rewrite(coarse, coarse.problem.identity)
         step = compile_step(function, self.target, for_memory=False, has_barriers=False)
         return self.record(Attempt(AS_IT_IS, plan, step.measured, for_memory=False), step)
 

@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from memjax.budget import format_bytes
 from memjax.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
-from memjax.coarsen import Coarse
 from memjax.plan import Plan
 from memjax.simulate import simulate
 
@@ -73,10 +72,6 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
 
 def _fitting(loop: Loop, budget_bytes: int) -> list[Attempt]:
     return [a for a in loop.attempts if a.total_bytes <= budget_bytes]
-
-
-def _identity(coarse: Coarse) -> range:
-    return range(len(coarse.problem.nodes))
 
 
 def _without_recomputation(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
@@ -202,7 +197,7 @@ def with_device_scale(loop: Loop, budget_bytes: int) -> Loop:
     plan = loop.plain_plan(loop.prepared, budget_bytes)
     attempt = loop.compile(plan, "plain, to learn spread")
     problem = loop.prepared.problem
-    whole = simulate(problem, _identity(loop.prepared)).peak_bytes - problem.base_bytes
+    whole = simulate(problem, problem.identity).peak_bytes - problem.base_bytes
     scale = attempt.measured.footprint.temp_bytes / whole if whole else 1.0
     scaled = replace(loop, scale=min(1.0, scale))
     scaled.record(attempt, loop.steps[-1])

@@ -92,7 +92,7 @@ class Pricer:
             coarse = self.body(nest, body.program, keeps_order=body.keeps_order)
             self._known[key] = body.program, coarse
         coarse = self._known[key][1]
-        order = body.order if body.order is not None else tuple(range(len(coarse.problem.nodes)))
+        order = coarse.problem.identity if body.order is None else body.order
         return PlannedBody(coarse, order)
 
     def _coarse(

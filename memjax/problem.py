@@ -119,9 +119,14 @@ class Problem:
                 consumers[value].append(index)
         return tuple(tuple(c) for c in consumers)
 
+    @cached_property
+    def identity(self) -> tuple[int, ...]:
+        """The schedule without recomputation: every node once, in the problem's order."""
+        return tuple(range(len(self.nodes)))
+
     @property
     def total_cost(self) -> float:
-        """What the schedule without recomputation costs."""
+        """What `identity` costs."""
         return sum(node.cost for node in self.nodes)
 
     @property
@@ -200,7 +205,7 @@ class Solution:
     @staticmethod
     def identity(problem: Problem, planner: str = "identity") -> Solution:
         """Every node once, in the problem's order."""
-        return Solution(tuple(range(len(problem.nodes))), planner, bound_cost=problem.total_cost)
+        return Solution(problem.identity, planner, bound_cost=problem.total_cost)
 
 
 def schedule_cost(problem: Problem, order: Sequence[int]) -> float:

@@ -213,7 +213,7 @@ def make_analysis(
     coarse: Coarse, donations: Iterable[Donation], residents: tuple[Resident, ...]
 ) -> Analysis:
     """The analysis of a program without recomputation."""
-    order = range(len(coarse.problem.nodes))
+    order = coarse.problem.identity
     ledger = Ledger(coarse, residents)
     timeline = ledger.timeline(order)
     return Analysis(
@@ -235,7 +235,7 @@ def emitted_by(fitted: Fitted) -> tuple[int, ...]:
     """The schedule that the chosen program carries out."""
     coarse, chosen = fitted.coarse, fitted.chosen
     if chosen.purpose == AS_IT_IS:
-        return tuple(range(len(coarse.problem.nodes)))
+        return coarse.problem.identity
     return emitted_order(segments(coarse, schedule_of_plan(coarse, chosen.plan)))
 
 
@@ -257,7 +257,7 @@ def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]
     timeline = ledger.timeline(order)
     untouched = fitted.plain is coarse
     plain_ledger = ledger if untouched else Ledger(fitted.plain, fitted.residents)
-    plain = plain_ledger.timeline(range(len(fitted.plain.problem.nodes)))
+    plain = plain_ledger.timeline(fitted.plain.problem.identity)
     holders = ledger.at_peak(timeline, order)
     return Report(
         name=coarse.graph.program.name,

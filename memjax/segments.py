@@ -54,7 +54,7 @@ def segments(coarse: Coarse, order: Sequence[int]) -> tuple[Segment, ...]:
     Updates of donated arguments move behind the next barrier, see `_settle`; all else keeps
     its place.
     """
-    if not coarse.keeps_order and tuple(order) == tuple(range(len(coarse.problem.nodes))):
+    if not coarse.keeps_order and tuple(order) == coarse.problem.identity:
         return (Segment(tuple(order), recomputed=False),)
     return _with_barriers(coarse, _settle(coarse, _parts(coarse, order)))
 

@@ -44,15 +44,11 @@ def coarse_of_program(program: Program) -> Coarse:
     return coarsen(graph, [float(f) for f in cost.node_flops(graph)], PLAIN_BACKEND)
 
 
-def identity_order(coarse: Coarse) -> tuple[int, ...]:
-    return tuple(range(len(coarse.problem.nodes)))
-
-
 def run_program(program: Program, *args: Any) -> list[np.ndarray]:
     """The flat results of a program, eqn after eqn, compiled as a whole."""
     coarse = coarse_of_program(program)
     flat = jax.tree_util.tree_leaves(args)
-    return [np.asarray(r) for r in jax.jit(rewrite(coarse, identity_order(coarse)))(*flat)]
+    return [np.asarray(r) for r in jax.jit(rewrite(coarse, coarse.problem.identity))(*flat)]
 
 
 def node_called(coarse: Coarse, primitive: str, number: int = 0) -> int:

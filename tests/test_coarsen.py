@@ -10,7 +10,7 @@ from memjax.liveness import liveness
 from memjax.problem import Node
 from memjax.simulate import simulate
 from memjax.trace import trace
-from tests.programs import PLAIN_BACKEND, coarse_of, identity_order, mlp, shape
+from tests.programs import PLAIN_BACKEND, coarse_of, mlp, shape
 
 SQUARE = shape(16, 16)
 SIZE = 16 * 16 * 4
@@ -39,7 +39,7 @@ def test_drawn():
     assert coarse.problem.outputs == (3,)
     assert coarse.eqn_of_node == (0, 2, 3, 4)
     assert coarse.node_of_eqn == {0: 0, 2: 1, 3: 2, 4: 3}
-    assert simulate(coarse.problem, identity_order(coarse)).bytes_at == (
+    assert simulate(coarse.problem, coarse.problem.identity).bytes_at == (
         SIZE,
         2 * SIZE,
         3 * SIZE,

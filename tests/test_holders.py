@@ -16,7 +16,7 @@ from memjax.planners import AutoPlanner
 from memjax.problem import Node, Problem
 from memjax.residents import Resident
 from memjax.simulate import simulate
-from tests.programs import coarse_of, identity_order, mlp, shape
+from tests.programs import coarse_of, mlp, shape
 from tests.seen import BUDGET, ROOMY, analysis, report
 
 QUICK = AutoPlanner().quick()
@@ -61,7 +61,7 @@ def mlp_step():
 )
 def test_what_is_held_at_any_position_adds_up_to_its_bytes(step, args):
     coarse = coarse_of(step, *args)
-    order = identity_order(coarse)
+    order = coarse.problem.identity
     timeline = simulate(coarse.problem, order)
     ledger = Ledger(coarse, ())
     for position, count in enumerate(timeline.bytes_at):
@@ -104,7 +104,7 @@ def test_a_result_of_its_own_has_the_line_that_writes_it():
 
 def test_phases_of_positions_name_what_runs_again():
     coarse = coarse_of(*mlp_step()[:1], *mlp_step()[1])
-    order = (*identity_order(coarse)[:3], 1, *identity_order(coarse)[3:])
+    order = (*coarse.problem.identity[:3], 1, *coarse.problem.identity[3:])
     phases = Ledger(coarse, ()).phases(order)
     assert phases[:4] == ("forward", "forward", "forward", "recompute")
     assert phases[-1] in ("optimizer", "forward")

@@ -29,7 +29,7 @@ from memjax.plan import (
 from memjax.problem import Solution
 from memjax.simulate import InvalidPlan
 from memjax.trace import trace
-from tests.programs import coarse_of, identity_order, shape
+from tests.programs import coarse_of, shape
 
 SQUARE = shape(16, 16)
 
@@ -73,10 +73,10 @@ def test_a_plan_names_eqns_and_turns_into_its_schedule_again():
 
 def test_an_empty_plan_is_the_identity():
     coarse = three_coarse()
-    plan = plan_for(coarse, identity_order(coarse))
+    plan = plan_for(coarse, coarse.problem.identity)
     assert plan.recomputations == ()
     assert plan.overhead == 0.0
-    assert schedule_of_plan(coarse, plan) == identity_order(coarse)
+    assert schedule_of_plan(coarse, plan) == coarse.problem.identity
 
 
 def test_a_plan_for_the_same_program_traced_again():
@@ -128,7 +128,7 @@ def test_plans_that_cannot_be_carried_out(name):
 def test_a_free_eqn_is_no_place():
     coarse = coarse_of(lambda x, a: jnp.sum((x @ a) * 2 + 1), SQUARE, SQUARE)
     free = next(i for i in range(4) if i not in coarse.eqn_of_node)
-    plan = plan_for(coarse, identity_order(coarse))
+    plan = plan_for(coarse, coarse.problem.identity)
     for wrong in (Recomputation(free, (0,)), Recomputation(coarse.eqn_of_node[-1], (free,))):
         with pytest.raises(InvalidPlan, match=f"eqn {free}"):
             schedule_of_plan(coarse, replace(plan, recomputations=(wrong,)))
@@ -141,7 +141,7 @@ def test_effects_keep_their_order():
         return x
 
     coarse = coarse_of(step, SQUARE)
-    order = list(identity_order(coarse))
+    order = list(coarse.problem.identity)
     first, second = (i for i, n in enumerate(coarse.problem.nodes) if "callback" in n.name)
     order.remove(first)
     order.append(first)
@@ -358,7 +358,7 @@ def test_decisions_by_gap():
     coarse = three_coarse()
     y = coarse.graph.program.eqns[1].outputs[0]
     gap = Gap(y, 3, 4)
-    assert decisions(coarse, identity_order(coarse)) == {gap: "keep"}
+    assert decisions(coarse, coarse.problem.identity) == {gap: "keep"}
     assert decisions(coarse, ORDER) == {gap: "recompute"}
 
 
@@ -386,4 +386,4 @@ def test_results_and_arguments_have_no_decision():
 
     coarse = coarse_of(step, SQUARE, SQUARE)
     y = coarse.graph.program.results[0]
-    assert not any(gap.value == y for gap in decisions(coarse, identity_order(coarse)))
+    assert not any(gap.value == y for gap in decisions(coarse, coarse.problem.identity))

@@ -22,7 +22,6 @@ from tests.programs import (
     CPU,
     coarse_of,
     coarse_of_program,
-    identity_order,
     matmul_chain,
     mlp,
     node_called,
@@ -66,7 +65,7 @@ def test_an_empty_plan_is_the_identity(name):
     """The same eqns: those of the flattened program, free ones where they are read."""
     step, types = STEPS[name]
     coarse = coarse_of(step, *types)
-    function = rewrite(coarse, identity_order(coarse))
+    function = rewrite(coarse, coarse.problem.identity)
     again = trace(function, types)
     plain = coarse.graph.program
     assert sorted(e.primitive for e in again.eqns) == sorted(e.primitive for e in plain.eqns)
@@ -86,14 +85,14 @@ def test_an_empty_plan_has_the_same_results(name):
     step, types = STEPS[name]
     coarse = coarse_of(step, *types)
     values = arrays_like(types)
-    ours = jax.jit(rewrite(coarse, identity_order(coarse)))(*values)
+    ours = jax.jit(rewrite(coarse, coarse.problem.identity))(*values)
     for one, other in zip(ours, jax.tree_util.tree_leaves(jax.jit(step)(*values)), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_empty_plan_has_one_segment():
     coarse = coarse_of(matmul_chain, SQUARE, SQUARE, SQUARE)
-    order = identity_order(coarse)
+    order = coarse.problem.identity
     assert segments(coarse, order) == (Segment(order, recomputed=False),)
 
 
@@ -130,7 +129,7 @@ def test_one_recomputation():
 def test_xla_keeps_the_recomputation():
     types = [shape(64, 64)] * 3
     coarse = coarse_of(three, *types)
-    plain = compiled(coarse, identity_order(coarse), types)
+    plain = compiled(coarse, coarse.problem.identity, types)
     again = compiled(coarse, (0, 1, 2, 3, 0, 1, 4), types)
     assert plain.measured.flops >= 3 * 2 * 64**3
     assert again.measured.flops >= plain.measured.flops + 2 * 64**3
@@ -295,7 +294,7 @@ def test_whole_train_steps_with_random_recomputations(seed):
             order += sorted(rng.choice(known, size=min(3, len(known)), replace=False).tolist())
         order.append(node)
     planned = compiled(coarse, order, types)
-    plain = compiled(coarse, identity_order(coarse), types)
+    plain = compiled(coarse, coarse.problem.identity, types)
     again = [coarse.problem.nodes[n] for n in set(order)]
     assert len(order) > count
     matmuls = sum(n.cost for n in again if n.name == "dot_general")
@@ -312,11 +311,11 @@ def test_compiled_flops_have_every_recomputed_matmul():
     names = [node.name for node in coarse.problem.nodes]
     turn = names.index("reduce_sum")
     forward = tuple(i for i in range(turn) if coarse.problem.nodes[i].recomputable)
-    order = inserted(identity_order(coarse), before=turn + 1, again=forward)
+    order = inserted(coarse.problem.identity, before=turn + 1, again=forward)
     matmuls = sum(names[i] == "dot_general" for i in forward)
     assert matmuls == len(weights)
     planned = compiled(coarse, order, types).measured.flops
-    plain = compiled(coarse, identity_order(coarse), types).measured.flops
+    plain = compiled(coarse, coarse.problem.identity, types).measured.flops
     assert planned >= plain + matmuls * 2 * 64 * 32**2
 
 
@@ -345,7 +344,9 @@ def test_free_values_are_made_anew_behind_a_barrier():
 
     coarse = coarse_of(step, SQUARE, SQUARE, shape(16))
     dot, sin = node_called(coarse, "dot_general"), node_called(coarse, "sin")
-    order = inserted(identity_order(coarse), before=node_called(coarse, "mul", 1), again=(dot, sin))
+    order = inserted(
+        coarse.problem.identity, before=node_called(coarse, "mul", 1), again=(dot, sin)
+    )
     again = trace(rewrite(coarse, order), (SQUARE, SQUARE, shape(16)))
     names = [e.primitive for e in again.eqns]
     barriers = [e for e in again.eqns if e.primitive == "optimization_barrier"]
@@ -371,7 +372,7 @@ def test_names_and_source_lines_survive_into_the_lowered_text():
 
     types = (SQUARE, SQUARE)
     coarse = coarse_of(step, *types)
-    order = inserted(identity_order(coarse), before=4, again=(0, 1))
+    order = inserted(coarse.problem.identity, before=4, again=(0, 1))
     function = rewrite(coarse, order)
     assert function.__name__ == "step"
     text = jax.jit(function).lower(*types).as_text(debug_info=True)
@@ -406,7 +407,7 @@ def test_effects_run_once_and_in_order():
     assert len(effects) == 3
     assert not any(nodes[i].recomputable for i in effects)
     again = tuple(i for i, node in enumerate(nodes[:-1]) if node.recomputable)
-    order = inserted(identity_order(coarse), before=len(nodes) - 1, again=again)
+    order = inserted(coarse.problem.identity, before=len(nodes) - 1, again=again)
     x = jnp.arange(256.0).reshape(16, 16)
     compiled(coarse, order, (SQUARE, SQUARE)).compiled(x, jnp.eye(16))
     jax.effects_barrier()
@@ -427,7 +428,7 @@ def test_results_of_callbacks_are_kept():
     coarse = coarse_of(step, SQUARE, SQUARE)
     names = [n.name for n in coarse.problem.nodes]
     order = inserted(
-        identity_order(coarse), before=len(names) - 1, again=(names.index("dot_general"),)
+        coarse.problem.identity, before=len(names) - 1, again=(names.index("dot_general"),)
     )
     x, a = arrays_like((SQUARE, SQUARE))
     result = compiled(coarse, order, (SQUARE, SQUARE)).compiled(x, a)
@@ -453,7 +454,7 @@ def test_random_bits_are_the_same_when_recomputed(typed):
     coarse = coarse_of(step, *args)
     nodes = coarse.problem.nodes
     again = tuple(i for i in range(len(nodes) - 1) if nodes[i].recomputable)
-    order = inserted(identity_order(coarse), before=len(nodes) - 1, again=again)
+    order = inserted(coarse.problem.identity, before=len(nodes) - 1, again=again)
     assert any("random" in nodes[i].name or "threefry" in nodes[i].name for i in again)
     types = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in args]
     (result,) = compiled(coarse, order, types).compiled(*args)
@@ -492,7 +493,7 @@ def test_loops_branches_and_checkpoints_are_recomputed_whole():
     nodes = coarse.problem.nodes
     again = tuple(i for i in range(len(nodes) - 1) if nodes[i].recomputable)
     assert {"scan", "cond"} <= {nodes[i].name for i in again}
-    order = inserted(identity_order(coarse), before=len(nodes) - 1, again=again)
+    order = inserted(coarse.problem.identity, before=len(nodes) - 1, again=again)
     x, a = arrays_like((SQUARE, SQUARE))
     (result,) = compiled(coarse, order, (SQUARE, SQUARE)).compiled(x, a)
     np.testing.assert_allclose(result, jax.jit(loss)(x, a), rtol=1e-4)

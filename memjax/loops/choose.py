@@ -169,7 +169,7 @@ class Chooser:
         while low < high:
             middle = (low + high) // 2
             coarse = self._priced(program, chain[falling[middle]].loops, price)
-            peak_bytes = emitted_timeline(coarse, _identity(coarse)).peak_bytes
+            peak_bytes = emitted_timeline(coarse, coarse.problem.identity).peak_bytes
             if peak_bytes <= target_bytes:
                 high = middle
             else:
@@ -186,7 +186,7 @@ class Chooser:
         """Plan with given changes of the loops."""
         loops = link.loops
         coarse = self._priced(program, loops, price)
-        timeline = emitted_timeline(coarse, _identity(coarse))
+        timeline = emitted_timeline(coarse, coarse.problem.identity)
         insides: tuple[Inside, ...] = ()
         if timeline.peak_bytes > target_bytes:
             insides = self._inside(coarse, timeline, target_bytes)
@@ -199,7 +199,7 @@ class Chooser:
         self, decisions: Decisions, coarse: Coarse, solution: Solution, target_bytes: int
     ) -> Choice:
         timeline = emitted_timeline(coarse, solution.order)
-        order = None if solution.order == _identity(coarse) else solution.order
+        order = None if solution.order == coarse.problem.identity else solution.order
         return Choice(
             replace(decisions, order=order),
             coarse,
@@ -231,7 +231,7 @@ class Chooser:
             return self.pricer.body(nest, program, keeps_order=keeps_order)
 
         choice = self.choose(nest.bodies[number].program, target_bytes, price)
-        plain = emitted_timeline(coarse, _identity(coarse))
+        plain = emitted_timeline(coarse, coarse.problem.identity)
         better = choice.peak_bytes < max(plain.peak_bytes, coarse.problem.base_bytes)
         return choice.decisions if better else Decisions()
 
@@ -240,10 +240,6 @@ def _key(choice: Choice) -> tuple[bool, float, int]:
     if choice.met:
         return False, choice.seconds, choice.peak_bytes
     return True, choice.peak_bytes, 0
-
-
-def _identity(coarse: Coarse) -> tuple[int, ...]:
-    return tuple(range(len(coarse.problem.nodes)))
 
 
 def _chain(menus: Sequence[Sequence[Variant]]) -> list[Link]:

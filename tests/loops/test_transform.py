@@ -37,9 +37,8 @@ def program_of(step: Callable[..., Any], *args: Any) -> Program:
 
 def run(program: Program, *args: Any) -> list[np.ndarray]:
     coarse = PRICER.coarse(program, keeps_order=True)
-    order = tuple(range(len(coarse.problem.nodes)))
     flat = jax.tree_util.tree_leaves(args)
-    return [np.asarray(r) for r in jax.jit(rewrite(coarse, order))(*flat)]
+    return [np.asarray(r) for r in jax.jit(rewrite(coarse, coarse.problem.identity))(*flat)]
 
 
 def kept_sets(pair: Pair) -> list[tuple[int, ...]]:
