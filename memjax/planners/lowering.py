@@ -33,7 +33,7 @@ At fixed order, seeds 1 and 2: with cuts of 2 stages 72.5 % and 19.8; of 4 stage
 Seed 4 stayed at 76 %. Slower, in 12 steps, it comes to 70.0 to 72.5 % at seeds 1, 2 and 4 and
 stops there: what an annealing has brought to the budget holds more again in stage form. A
 *careful* lowering therefore keeps such schedules where they are better, pruned as they are
-(`memjax.planners.pruning`), and drops turns that do not help: all three are met. With free order it
+(`memjax.planners.copies`), and drops turns that do not help: all three are met. With free order it
 missed seed 1, and is not used there.
 Without a limit on the simplex method some cuts of 4 stages take minutes at seed 0.
 """
@@ -48,7 +48,7 @@ import numpy as np
 
 from memjax.planners.incremental import Schedule
 from memjax.planners.orders import Orders
-from memjax.planners.pruning import excess_of, pruned
+from memjax.planners.copies import excess_of, pruned
 from memjax.planners.relaxation import highest_stages, relax
 from memjax.planners.search import Search
 from memjax.planners.seeds import runs_of

@@ -46,7 +46,7 @@ from memjax.planners.base import Planner
 from memjax.planners.incremental import Schedule
 from memjax.planners.lowering import Lowering, permuted
 from memjax.planners.orders import Orders
-from memjax.planners.pruning import excess_of
+from memjax.planners.copies import excess_of
 from memjax.planners.relaxation import highest_stages, relax
 from memjax.problem import Problem, Solution, schedule_cost
 from memjax.simulate import simulate

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from oracle import random_problem
 
-from memjax.planners.pruning import _Runs, excess_of, pruned
+from memjax.planners.copies import Operations, Runs, excess_of, pruned
 from memjax.problem import Node, Problem, schedule_cost
 from memjax.simulate import simulate
 
@@ -34,17 +34,17 @@ def test_what_is_judged_is_what_the_simulator_says(seed):
     order = any_schedule(problem, random)
     timeline = simulate(problem, order)
     budget, weight = int(random.uniform(0.5, 1.0) * timeline.peak_bytes), random.choice((0.1, 1, 9))
-    runs = _Runs(problem, order, budget, weight)
+    runs = Runs(Operations.of(problem), order)
     gone = set()
     assert tuple(runs.bytes) == timeline.bytes_at
-    for at in random.sample(runs.again, len(runs.again)):
+    for at in random.sample(runs.again(), len(runs.again())):
         left = [node for place, node in enumerate(order) if place not in gone]
         without = [n for place, n in enumerate(order) if place not in gone and place != at]
         scores = [
             schedule_cost(problem, o) + weight * excess_of(simulate(problem, o).bytes_at, budget)
             for o in (left, without)
         ]
-        taken = runs.take_away(at)
+        taken = runs.take_away(at, budget, weight)
         assert taken == (scores[0] - scores[1] > 1e-9)
         gone |= {at} if taken else set()
         left = [place for place in range(len(order)) if place not in gone]
