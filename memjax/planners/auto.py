@@ -66,19 +66,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memjax.planners.base import Planner
+from memjax.planners.copies import excess_of
 from memjax.planners.exact import ExactPlanner
 from memjax.planners.incremental import Schedule
 from memjax.planners.lowering import Lowering
+from memjax.planners.mincut import CutSearch
 from memjax.planners.relaxation import Relaxation, highest_stages, relax
 from memjax.planners.search import Run, Search
 from memjax.planners.seeds import Forward, forward_of, repeated, rules, runs_of
-from memjax.problem import Problem, Solution
+from memjax.problem import Problem, Solution, schedule_cost
 from memjax.simulate import simulate
 
 SEGMENTS = (1, 2, 4, 6, 9, 13, 17, 25, 33, 49, 65, 97)
@@ -93,7 +96,7 @@ FAR = 0.005  # of the cost, above the bound: worth a lowering
 TURNS = 16  # of a lowering
 LARGE = 400  # nodes above which a lowering to a hard budget goes down slowly and carefully
 HARD = 0.05  # of the cost, to be recomputed at the least; below, the quick one plans better
-LARGE_TURNS = 24
+LARGE_TURNS = 16
 PATIENCE = 3  # turns without a gain after which it is over
 EFFORT = 4e7  # iterations times variables of a relaxation, after which the next takes long
 STEPS = 16  # of budgets on the way to one that is hard to meet
@@ -101,7 +104,32 @@ LESS = (0.985, 0.97, 0.95)  # of a missed budget: tried instead, as luck differs
 FEW_NODES = 100  # up to which there is time for that
 MOST_RUNS = 12_000  # of a schedule that holds least: about two seconds
 EARLIER = (0, 1, 2, 4, 8)  # stages before the highest one, from which values are made again
+MOST_TRIES = 600  # of cuts
+TRIES = 800_000  # times nodes: about eight seconds
+HOPELESS = 0.01  # of the budget, above it at each position of a lowering that has ended
 SMALL = 20  # nodes: some hundred milliseconds of the exact planner
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best schedule so far, of any form: the least bytes above the budget, then the cost."""
+
+    problem: Problem
+    budget_bytes: int
+    order: tuple[int, ...]
+
+    @cached_property
+    def missed_bytes(self) -> int:
+        return max(0, simulate(self.problem, self.order).peak_bytes - self.budget_bytes)
+
+    @cached_property
+    def rank(self) -> tuple[int, float]:
+        return self.missed_bytes, schedule_cost(self.problem, self.order)
+
+    def or_else(self, order: Sequence[int]) -> _Best:
+        """The better of this one and another schedule; an empty one is none."""
+        other = _Best(self.problem, self.budget_bytes, tuple(order))
+        return other if order and other.rank < self.rank else self
 
 
 @dataclass(frozen=True)
@@ -147,18 +175,13 @@ class AutoPlanner(Planner):
         search = Search(schedule, budget_bytes, self.seed)
         hinted = [Schedule.runs_in(hint.order) for hint in hints]
         bound, lowered = self._plan(problem, search, hinted)
-        missed = int(schedule.peaks.max()) > budget_bytes
-        order, met = schedule.order(), not missed
-        lowest = simulate(problem, lowered).peak_bytes if missed and lowered else math.inf
-        if missed and self.mend and 0 < budget_bytes < lowest and bound < math.inf:
-            self._missed(problem, search)
-            order, met = schedule.order(), int(schedule.peaks.max()) <= budget_bytes
-        if not met and lowest < int(schedule.peaks.max()):
-            order, met = lowered, lowest <= budget_bytes
+        best = _Best(problem, budget_bytes, tuple(schedule.order())).or_else(lowered)
+        if best.missed_bytes and self.mend and budget_bytes > 0 and bound < math.inf:
+            best = self._mended(problem, search, best)
         return Solution(
-            order,
+            best.order,
             self.name,
-            met=met,
+            met=not best.missed_bytes,
             bound_cost=problem.total_cost + bound,
             iterations=search.work,
         )
@@ -167,21 +190,43 @@ class AutoPlanner(Planner):
         """See `Planner.quick`."""
         return replace(self, work=self.work // 10, rounds=1, starts=1, mend=False)
 
-    def _missed(self, problem: Problem, search: Search) -> None:
-        """Where the budget was missed: start from the plan for less, or for none at all.
-
-        A small problem is left to the exact planner.
-        """
+    def _mended(self, problem: Problem, search: Search, best: _Best) -> _Best:
+        """Where the budget was missed: the exact planner, cuts, or schedules from the top."""
         if len(problem.nodes) <= SMALL:
             exact = ExactPlanner(branches=1_000).solve(problem, search.budget)
-            if exact.met:
-                search.go_to(Schedule.runs_in(exact.order))
-                return
+            best = best.or_else(exact.order if exact.met else ())
+        if best.missed_bytes:
+            best = self._cut(problem, search, best)
+        if best.missed_bytes:
+            self._missed(problem, search)
+            best = best.or_else(tuple(search.schedule.order()))
+        return best
+
+    def _cut(self, problem: Problem, search: Search, best: _Best) -> _Best:
+        """From the best schedule so far and from the plain one, by cuts."""
+        tries = min(MOST_TRIES, TRIES // len(problem.nodes))
+        starts = (best.order, problem.identity)
+        for start in dict.fromkeys(starts if len(problem.nodes) <= LARGE else starts[:1]):
+            cuts = CutSearch(problem, start, search.budget, self.seed)
+            if cuts.lower(tries):
+                cuts.cheapen(tries // 3)
+            order = tuple(cuts.runs.left())
+            best = best.or_else(order)
+            if not best.missed_bytes:
+                search.go_to(Schedule.runs_in(order))
+                search.improve(self._allowed(problem))
+                return best.or_else(tuple(search.schedule.order()))
+        return best
+
+    def _missed(self, problem: Problem, search: Search) -> None:
+        """From the top, or from the plan for less, or for none at all."""
         missed = search.score(), search.runs()
         if self._repeated(problem, search):
             search.improve(self._allowed(problem))
             return
         search.go_to(missed[1])
+        if len(problem.nodes) > LARGE:
+            return
         for share in (*LESS, 0.0) if len(problem.nodes) <= FEW_NODES else (0.0,):
             less = replace(self, mend=False).solve(problem, int(share * search.budget))
             search.go_to(Schedule.runs_in(less.order))
@@ -243,7 +288,8 @@ class AutoPlanner(Planner):
         search.go_to(min(pool)[1])
         if search.excess() > 0 and bound < math.inf and not lowered:
             pool.append(self._gradually(search, int(peaks.max())))
-        self._improve(problem, search, pool, bound)
+        if not (self.mend and lowered and simulate(problem, lowered).peak_bytes > search.budget):
+            self._improve(problem, search, pool, bound)
         return bound, lowered
 
     def _lowered(
@@ -262,7 +308,7 @@ class AutoPlanner(Planner):
         outcomes: list[Outcome] = []
         best, lowest = (True, math.inf), tuple(range(len(problem.nodes)))
         stalled = 0
-        for order in lowering.turns(lowest, peak_bytes, turns):
+        for turn, order in enumerate(lowering.turns(lowest, peak_bytes, turns), 1):
             search.go_to(Schedule.runs_in(order))
             outcomes.append((search.score(), search.runs()))
             found = lowering.missed(order), lowering.score(order)
@@ -270,9 +316,14 @@ class AutoPlanner(Planner):
             stalled = 0 if gained else stalled + 1
             if found < best:
                 best, lowest = found, tuple(order)
-            if stalled == PATIENCE:
+            ended = hard and turn > lowering.steps + 1 and self._is_far(problem, order, search)
+            if stalled == PATIENCE or ended:
                 break
         return min(outcomes), lowest
+
+    def _is_far(self, problem: Problem, order: Sequence[int], search: Search) -> bool:
+        excess = excess_of(simulate(problem, order).bytes_at, search.budget)
+        return excess > HOPELESS * search.budget * len(order)
 
     def _gradually(self, search: Search, peak_bytes: int) -> Outcome:
         """The plain schedule, brought to smaller and smaller budgets down to the search's own."""

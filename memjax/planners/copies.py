@@ -7,7 +7,8 @@ is read from the copy before it, which is then held longer; what the run reads i
 shorter. Both are ranges of positions, so that a run is judged by a few slices of an array.
 All of a schedule is worked out in numpy; lists are made for the few runs that are looked at.
 
-Not handled: what in-place runs save, so that bytes are judged a little too high here.
+Not handled: what in-place runs save is counted in the schedule as it comes, and not changed
+when runs are taken away.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Operations:
         problem: whose nodes they are.
         read: the values with a producer that each node reads.
         written: the values that it writes.
+        in_place: those that it may write over.
         sizes: bytes, by value id.
         costs: by node.
         workspaces: bytes, by node.
@@ -69,6 +71,7 @@ class Operations:
     problem: Problem
     read: _Ragged
     written: _Ragged
+    in_place: _Ragged
     sizes: Ints
     costs: NDArray[np.float64]
     workspaces: Ints
@@ -81,6 +84,7 @@ class Operations:
             problem,
             _Ragged.of([v for v in node.inputs if producer[v] >= 0] for node in nodes),
             _Ragged.of(node.outputs for node in nodes),
+            _Ragged.of([v for v in node.in_place if producer[v] >= 0] for node in nodes),
             np.array(problem.value_bytes, np.int64),
             np.array([node.cost for node in nodes], float),
             np.array([node.workspace_bytes for node in nodes], np.int64),
@@ -122,30 +126,39 @@ class Runs:
 
     def _arrange(self, read: Ints) -> None:
         """Find the copy that each read sees, and what is held when."""
-        step = self.count + 1
+        problem, step = self.operations.problem, self.count + 1
         by_value = np.argsort(self.value, kind="stable")
         keys = self.value[by_value] * step + self.writer[by_value]
-        self.read = by_value[np.searchsorted(keys, read * step + self.reader) - 1]
+
+        def newest(values: Ints, before: Ints) -> Ints:
+            return by_value[np.searchsorted(keys, values * step + before) - 1]
+
+        self.read = newest(read, self.reader)
         self._older = np.full(len(self.value), -1)
         same = self.value[by_value[1:]] == self.value[by_value[:-1]]
         self._older[by_value[1:][same]] = by_value[:-1][same]
         self.last = self.writer.copy()
         np.maximum.at(self.last, self.read, self.reader)
-        self.kept = self._kept(keys, by_value, step)
+        outputs = [v for v in dict.fromkeys(problem.outputs) if problem.producer[v] >= 0]
+        self.kept = newest(np.array(outputs, np.int64), np.full(len(outputs), self.count))
         self.last[self.kept] = self.count
         change = np.zeros(self.count + 2, np.int64)
         np.add.at(change, self.writer, self.size)
         np.subtract.at(change, self.last + 1, self.size)
-        problem = self.operations.problem
-        self.bytes = np.cumsum(change)[: self.count] + self.operations.workspaces[self.order]
-        self.bytes += problem.base_bytes
+        in_place, begin = self.operations.in_place.rows(self.order)
+        at = _owners(begin)
+        self.bytes = np.cumsum(change)[: self.count] - self._overwritten(newest(in_place, at), at)
+        self.bytes += problem.base_bytes + self.operations.workspaces[self.order]
         self.cost = float(self.operations.costs[self.order].sum())
 
-    def _kept(self, keys: Ints, by_value: Ints, step: int) -> Ints:
-        """The copies that are there at the end because the problem asks for them."""
-        producer = self.operations.problem.producer
-        kept = [v for v in dict.fromkeys(self.operations.problem.outputs) if producer[v] >= 0]
-        return by_value[np.searchsorted(keys, (np.array(kept, np.int64) + 1) * step) - 1]
+    def _overwritten(self, copies: Ints, at: Ints) -> Ints:
+        """Bytes that outputs take over at each position, from copies read there in place."""
+        dies = (self.last[copies] == at) & (self.writer[copies] < at)
+        dies &= ~np.isin(self.value[copies], self.operations.problem.outputs)
+        over, written = np.zeros((2, self.count), np.int64)
+        np.add.at(over, at[dies], self.size[copies[dies]])
+        np.add.at(written, self.writer, self.size)
+        return np.minimum(over, written)
 
     @cached_property
     def _sorted_reads(self) -> tuple[Ints, Ints]:
@@ -170,7 +183,7 @@ class Runs:
         if copy not in self._reads:
             readers, begin = self._sorted_reads
             found = readers[begin[copy] : begin[copy + 1]].tolist()
-            self._reads[copy] = found + [self.count] if copy in self._are_kept else found
+            self._reads[copy] = [*found, self.count] if copy in self._are_kept else found
         return self._reads[copy]
 
     def reads_at(self, at: int) -> list[int]:

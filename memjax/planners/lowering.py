@@ -42,17 +42,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
-from memjax.planners.incremental import Schedule
-from memjax.planners.orders import Orders
 from memjax.planners.copies import excess_of, pruned
+from memjax.planners.incremental import Schedule
+from memjax.planners.orders import annealed, expanded
 from memjax.planners.relaxation import highest_stages, relax
 from memjax.planners.search import Search
 from memjax.planners.seeds import runs_of
-from memjax.problem import Node, Problem, schedule_cost
+from memjax.problem import Problem, schedule_cost
 from memjax.simulate import simulate
 
 CUT_MARGINS = (0.95, 0.97, 0.92, 0.98)  # of the turn's budget, in turn
@@ -153,15 +152,9 @@ class Lowering:
 
     def annealed(self, order: Sequence[int], target_bytes: int, turn: int) -> Sequence[int]:
         """The same runs in an order with less excess over the target."""
-        runs, edges = expanded(self.problem, order)
-        if self.fixed:
-            first: dict[int, int] = {}
-            for index, node in enumerate(order):
-                first.setdefault(node, index)
-            edges += pairwise(first.values())
         moves = min(self.most_moves, 500 + self.moves * len(order))
-        moved = Orders(runs, edges).anneal(target_bytes, moves, self.heat, self.seed + turn)
-        return [order[run] for run in moved]
+        seed = self.seed + turn
+        return annealed(self.problem, order, target_bytes, moves, self.heat, seed, self.fixed)
 
     def searched(self, order: Sequence[int], budget: int, turn: int, work: int) -> Sequence[int]:
         """The schedule with recomputations taken away and added, at its order of first runs."""
@@ -180,32 +173,3 @@ class Lowering:
 def permuted(problem: Problem, order: Sequence[int]) -> Problem:
     """The same problem with its nodes in another topological order."""
     return replace(problem, nodes=tuple(problem.nodes[i] for i in order))
-
-
-def expanded(problem: Problem, order: Sequence[int]) -> tuple[Problem, list[tuple[int, int]]]:
-    """The problem whose nodes are the runs of a schedule, and whose values are the copies.
-
-    Returns:
-        The problem, and pairs of its nodes that must keep their order for reads to see the
-        same copies: a run after the readers of the copy before it.
-    """
-    newest: dict[int, int] = {}
-    touched: dict[int, list[int]] = {}
-    edges: list[tuple[int, int]] = []
-    nodes: list[Node] = []
-    value_bytes: list[int] = []
-    for index, run in enumerate(order):
-        node = problem.nodes[run]
-        inputs = tuple(newest[v] for v in node.inputs if v in newest)
-        in_place = tuple(newest[v] for v in node.in_place if v in newest)
-        for value in node.inputs:
-            touched.setdefault(value, []).append(index)
-        for value in node.outputs:
-            edges += [(earlier, index) for earlier in touched.get(value, ())]
-            touched[value] = [index]
-            newest[value] = len(value_bytes)
-            value_bytes.append(problem.value_bytes[value])
-        outputs = tuple(newest[v] for v in node.outputs)
-        nodes.append(replace(node, inputs=inputs, outputs=outputs, in_place=in_place))
-    kept = tuple(newest[v] for v in problem.outputs if v in newest)
-    return Problem(tuple(nodes), tuple(value_bytes), kept, problem.base_bytes), edges

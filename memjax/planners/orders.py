@@ -18,13 +18,14 @@ Not handled: what in-place runs save, so that orders are judged a little too hig
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memjax.problem import Problem
+from memjax.problem import Node, Problem
 
 COLD = 1e-3  # of a byte: breaks ties at random
 
@@ -193,3 +194,60 @@ class Orders:
         order.insert(target, order.pop(source))
         for index in range(min(source, target), max(source, target) + 1):
             place[order[index]] = index
+
+
+def annealed(
+    problem: Problem,
+    order: Sequence[int],
+    target_bytes: int,
+    moves: int,
+    heat: float,
+    seed: int,
+    fixed: bool = True,
+) -> list[int]:
+    """The runs of a schedule in an order with less excess over a target.
+
+    Args:
+        problem: to plan.
+        order: the schedule.
+        target_bytes: what is above is excess.
+        moves: see `Orders.anneal`, as `heat` and `seed`.
+        fixed: whether first runs keep their order among themselves.
+    """
+    runs, edges = expanded(problem, order)
+    if fixed:
+        first: dict[int, int] = {}
+        for index, node in enumerate(order):
+            first.setdefault(node, index)
+        edges += pairwise(first.values())
+    moved = Orders(runs, edges).anneal(target_bytes, moves, heat, seed)
+    return [order[run] for run in moved]
+
+
+def expanded(problem: Problem, order: Sequence[int]) -> tuple[Problem, list[tuple[int, int]]]:
+    """The problem whose nodes are the runs of a schedule, and whose values are the copies.
+
+    Returns:
+        The problem, and pairs of its nodes that must keep their order for reads to see the
+        same copies: a run after the readers of the copy before it.
+    """
+    newest: dict[int, int] = {}
+    touched: dict[int, list[int]] = {}
+    edges: list[tuple[int, int]] = []
+    nodes: list[Node] = []
+    value_bytes: list[int] = []
+    for index, run in enumerate(order):
+        node = problem.nodes[run]
+        inputs = tuple(newest[v] for v in node.inputs if v in newest)
+        in_place = tuple(newest[v] for v in node.in_place if v in newest)
+        for value in node.inputs:
+            touched.setdefault(value, []).append(index)
+        for value in node.outputs:
+            edges += [(earlier, index) for earlier in touched.get(value, ())]
+            touched[value] = [index]
+            newest[value] = len(value_bytes)
+            value_bytes.append(problem.value_bytes[value])
+        outputs = tuple(newest[v] for v in node.outputs)
+        nodes.append(replace(node, inputs=inputs, outputs=outputs, in_place=in_place))
+    kept = tuple(newest[v] for v in problem.outputs if v in newest)
+    return Problem(tuple(nodes), tuple(value_bytes), kept, problem.base_bytes), edges

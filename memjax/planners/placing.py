@@ -134,8 +134,10 @@ class Settling:
     def settle(self) -> None:
         """Move the runs while that makes the excess less."""
         for sweep in range(SWEEPS):
-            runs = self.moving if sweep % 2 else self.moving[::-1]
-            if not any([self._move(run) for run in runs]):
+            moved = 0
+            for run in self.moving if sweep % 2 else self.moving[::-1]:
+                moved += self._move(run)
+            if not moved:
                 break
 
     def _move(self, run: int) -> bool:

@@ -43,10 +43,10 @@ from typing import ClassVar
 
 from memjax.planners.auto import AutoPlanner
 from memjax.planners.base import Planner
+from memjax.planners.copies import excess_of
 from memjax.planners.incremental import Schedule
 from memjax.planners.lowering import Lowering, permuted
 from memjax.planners.orders import Orders
-from memjax.planners.copies import excess_of
 from memjax.planners.relaxation import highest_stages, relax
 from memjax.problem import Problem, Solution, schedule_cost
 from memjax.simulate import simulate

@@ -66,3 +66,10 @@ def test_a_recomputation_that_saves_nothing_goes():
     assert simulate(problem, (0, 1, 2, 3)).peak_bytes == 13
     assert pruned(problem, order, 9, weight=1.0) == (0, 1, 2, 0, 3)
     assert pruned(problem, order, 13, weight=1.0) == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_a_schedule_as_it_comes_holds_what_the_simulator_says_in_place_too(seed):
+    problem = random_problem(seed, 2 + seed % 12)
+    order = any_schedule(problem, Random(seed))
+    assert tuple(Runs(Operations.of(problem), order).bytes) == simulate(problem, order).bytes_at
