@@ -267,7 +267,10 @@ def cut(runs: Runs, at: int, price: float, costs: Floats) -> tuple[Ints, float]:
     operands = runs.reads_at(at)
     hold = price * size
     hold[operands] = 0.0
-    unit = MANY / max(1e-300, float(hold[live].sum()))
+    total = float(hold[live].sum())
+    if not total:
+        return np.empty(0, np.int64), 0.0
+    unit = MANY / total
     source, sink = copies + at, copies + at + 1
     run = np.arange(copies, source)
     tail = (np.full(len(live), source), run[runs.reader[:reads]], np.arange(copies), run)
