@@ -14,11 +14,7 @@ In: a `Problem` and a budget. Out: a `Solution`, and the same one in every proce
    turns (`memjax.planners.lowering`).
 4. Ruin and recreate (`memjax.planners.search`) improves the best few a little, and the best
    of the outcomes in rounds.
-5. Where the budget is still missed, a small problem goes to the exact planner. A larger one
-   starts from the top: schedules that make forward values again for every stage hold hardly
-   more than one node needs (`repeated` in `memjax.planners.seeds`), and what the budget does
-   not need is taken away from them. Where those miss it too, the start is the lowest peak that
-   is found for no budget at all.
+5. Where the budget is still missed, `memjax.planners.mend` tries other ways.
 
 Tried, in per cent of overhead at 80 % of the peak for the published random layered graphs of
 100 and 250 nodes at fixed order, and at 40 % for a step of an 8-layer GPT of about 1,000 nodes
@@ -38,11 +34,11 @@ Tried, in per cent of overhead at 80 % of the peak for the published random laye
   1,000 nodes. Gaps tried on whole stages, not on the schedule: 4 times as many in the same time.
 
 On generated graphs of 1,000 nodes, seeds 0, 1 and 2, the lowering brings 10.65, 4.82 and 4.26 %
-at 80 % of the peak to 9.15, 4.60 and 4.06 %. At 70 % it meets seeds 1 to 5, for 16.4, 18.4,
-15.7, 25.5 and 4.3 %; without care it was 19.5, 19.3, 17.5, missed (76 %) and 4.3. At seed 0 no
-schedule below 74.9 % is known. Relaxations at 6 and 12 stages, spread over it, prove 7.7 and 15.5 %
-there. A schedule exists, as at any budget that another order of first runs meets: make what a
-node needs again from the start, in that order. What was tried to come near it in one go:
+at 80 % of the peak to 9.15, 4.60 and 4.06 %. At 70 % more turns come to 16.4, 18.4, 15.7, 24.3 and
+4.3 % at seeds 1 to 5, in up to 24 s; cuts after 16 turns come close to that in less than 20 s. At
+seed 0 no schedule at 70 % is known that is found in 20 s. Cuts met it in some trials of 12 to 40 s,
+for 123 to 148 %, and are at 71 to 75 % otherwise; relaxations at 6 and 12 stages, spread over it,
+prove 7.7 and 15.5 %. What else was tried there:
 
 - everything made again for each node in ascending order holds 98 % of the peak, in an
   annealed order 86 %;
@@ -50,8 +46,9 @@ node needs again from the start, in that order. What was tried to come near it i
   read (Kirisame et al., *Dynamic tensor rematerialization*, 2021): does not end at 70 %;
 - a schedule that free order found, with the first runs made early that the fixed order
   asks for: 1,400 % of overhead, and again above the budget;
-- minimum cuts with a price for each byte and stage: a hundred times as fast as a relaxation,
-  but they do not see what recomputations hold themselves, and hardly any helps;
+- minimum cuts with a price for each byte and stage, for the whole schedule in one go: they do
+  not see what recomputations hold themselves, and hardly any helps. One position at a time,
+  placed and judged, they do;
 - the relaxation at 12 stages, rounded: 95 % between the stages.
 
 Careful at 80 % it is 10.12, 4.50 and 4.19 %, so it is used where the bound says that much must be
@@ -66,7 +63,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -74,17 +70,15 @@ from numpy.typing import NDArray
 
 from memjax.planners.base import Planner
 from memjax.planners.copies import excess_of
-from memjax.planners.exact import ExactPlanner
 from memjax.planners.incremental import Schedule
 from memjax.planners.lowering import Lowering
-from memjax.planners.mincut import CutSearch
+from memjax.planners.mend import Best, mended
 from memjax.planners.relaxation import Relaxation, highest_stages, relax
 from memjax.planners.search import Run, Search
-from memjax.planners.seeds import Forward, forward_of, repeated, rules, runs_of
-from memjax.problem import Problem, Solution, schedule_cost
+from memjax.planners.seeds import SEGMENTS, Forward, forward_of, rules, runs_of
+from memjax.problem import Problem, Solution
 from memjax.simulate import simulate
 
-SEGMENTS = (1, 2, 4, 6, 9, 13, 17, 25, 33, 49, 65, 97)
 Outcome = tuple[float, list[Run]]
 """A score of the search, and the recomputations that have it."""
 
@@ -96,40 +90,10 @@ FAR = 0.005  # of the cost, above the bound: worth a lowering
 TURNS = 16  # of a lowering
 LARGE = 400  # nodes above which a lowering to a hard budget goes down slowly and carefully
 HARD = 0.05  # of the cost, to be recomputed at the least; below, the quick one plans better
-LARGE_TURNS = 16
 PATIENCE = 3  # turns without a gain after which it is over
 EFFORT = 4e7  # iterations times variables of a relaxation, after which the next takes long
 STEPS = 16  # of budgets on the way to one that is hard to meet
-LESS = (0.985, 0.97, 0.95)  # of a missed budget: tried instead, as luck differs
-FEW_NODES = 100  # up to which there is time for that
-MOST_RUNS = 12_000  # of a schedule that holds least: about two seconds
-EARLIER = (0, 1, 2, 4, 8)  # stages before the highest one, from which values are made again
-MOST_TRIES = 600  # of cuts
-TRIES = 800_000  # times nodes: about eight seconds
 HOPELESS = 0.01  # of the budget, above it at each position of a lowering that has ended
-SMALL = 20  # nodes: some hundred milliseconds of the exact planner
-
-
-@dataclass(frozen=True)
-class _Best:
-    """The best schedule so far, of any form: the least bytes above the budget, then the cost."""
-
-    problem: Problem
-    budget_bytes: int
-    order: tuple[int, ...]
-
-    @cached_property
-    def missed_bytes(self) -> int:
-        return max(0, simulate(self.problem, self.order).peak_bytes - self.budget_bytes)
-
-    @cached_property
-    def rank(self) -> tuple[int, float]:
-        return self.missed_bytes, schedule_cost(self.problem, self.order)
-
-    def or_else(self, order: Sequence[int]) -> _Best:
-        """The better of this one and another schedule; an empty one is none."""
-        other = _Best(self.problem, self.budget_bytes, tuple(order))
-        return other if order and other.rank < self.rank else self
 
 
 @dataclass(frozen=True)
@@ -146,7 +110,7 @@ class AutoPlanner(Planner):
         bound_columns: variables of the relaxations at several stages, a third more for large
             problems; they are left out where one stage takes a quarter of these.
         margins: shares of the budget for the relaxation at the turn.
-        mend: whether step 5 is done.
+        mend: whether step 5 is done, and the lowering of step 3.
     """
 
     name: ClassVar[str] = "auto"
@@ -175,9 +139,11 @@ class AutoPlanner(Planner):
         search = Search(schedule, budget_bytes, self.seed)
         hinted = [Schedule.runs_in(hint.order) for hint in hints]
         bound, lowered = self._plan(problem, search, hinted)
-        best = _Best(problem, budget_bytes, tuple(schedule.order())).or_else(lowered)
+        best = Best(problem, budget_bytes, tuple(schedule.order())).or_else(lowered)
         if best.missed_bytes and self.mend and budget_bytes > 0 and bound < math.inf:
-            best = self._mended(problem, search, best)
+            plain = replace(self, mend=False)
+            work = self._allowed(problem)
+            best = mended(search, best, work, lambda less: plain.solve(problem, less))
         return Solution(
             best.order,
             self.name,
@@ -189,72 +155,6 @@ class AutoPlanner(Planner):
     def quick(self) -> AutoPlanner:
         """See `Planner.quick`."""
         return replace(self, work=self.work // 10, rounds=1, starts=1, mend=False)
-
-    def _mended(self, problem: Problem, search: Search, best: _Best) -> _Best:
-        """Where the budget was missed: the exact planner, cuts, or schedules from the top."""
-        if len(problem.nodes) <= SMALL:
-            exact = ExactPlanner(branches=1_000).solve(problem, search.budget)
-            best = best.or_else(exact.order if exact.met else ())
-        if best.missed_bytes:
-            best = self._cut(problem, search, best)
-        if best.missed_bytes:
-            self._missed(problem, search)
-            best = best.or_else(tuple(search.schedule.order()))
-        return best
-
-    def _cut(self, problem: Problem, search: Search, best: _Best) -> _Best:
-        """From the best schedule so far and from the plain one, by cuts."""
-        tries = min(MOST_TRIES, TRIES // len(problem.nodes))
-        starts = (best.order, problem.identity)
-        for start in dict.fromkeys(starts if len(problem.nodes) <= LARGE else starts[:1]):
-            cuts = CutSearch(problem, start, search.budget, self.seed)
-            if cuts.lower(tries):
-                cuts.cheapen(tries // 3)
-            order = tuple(cuts.runs.left())
-            best = best.or_else(order)
-            if not best.missed_bytes:
-                search.go_to(Schedule.runs_in(order))
-                search.improve(self._allowed(problem))
-                return best.or_else(tuple(search.schedule.order()))
-        return best
-
-    def _missed(self, problem: Problem, search: Search) -> None:
-        """From the top, or from the plan for less, or for none at all."""
-        missed = search.score(), search.runs()
-        if self._repeated(problem, search):
-            search.improve(self._allowed(problem))
-            return
-        search.go_to(missed[1])
-        if len(problem.nodes) > LARGE:
-            return
-        for share in (*LESS, 0.0) if len(problem.nodes) <= FEW_NODES else (0.0,):
-            less = replace(self, mend=False).solve(problem, int(share * search.budget))
-            search.go_to(Schedule.runs_in(less.order))
-            if search.excess() == 0:
-                break
-        if search.excess() == 0:
-            search.prune(search.dearest(search.runs()))
-            search.improve(self._allowed(problem))
-        if search.excess() > 0 and search.score() > missed[0]:
-            search.go_to(missed[1])
-
-    def _repeated(self, problem: Problem, search: Search) -> bool:
-        """From the top: schedules that hold least, without what the budget does not need."""
-        plain, found = Schedule(problem), list[Outcome]()
-        for earlier in EARLIER:
-            forward = forward_of(problem, plain, earlier)
-            for count in reversed(SEGMENTS):
-                runs = repeated(problem, forward, count)
-                if len(runs) > MOST_RUNS:
-                    break
-                search.go_to(runs)
-                if search.excess() == 0:
-                    search.prune(search.dearest(runs))
-                    found.append((search.score(), search.runs()))
-                    break
-        if found:
-            search.go_to(min(found)[1])
-        return bool(found)
 
     def _plan(
         self, problem: Problem, search: Search, hinted: list[list[Run]]
@@ -301,14 +201,12 @@ class AutoPlanner(Planner):
             The best in stage form, and the best at all.
         """
         lowering = Lowering(problem, search.budget, fixed=True, cut_stages=4, seed=self.seed)
-        turns = TURNS
         if hard and len(problem.nodes) > LARGE:
             lowering = replace(lowering, careful=True, cut_stages=3, steps=12, work=4_000)
-            turns = LARGE_TURNS
         outcomes: list[Outcome] = []
-        best, lowest = (True, math.inf), tuple(range(len(problem.nodes)))
+        best, lowest = (True, math.inf), problem.identity
         stalled = 0
-        for turn, order in enumerate(lowering.turns(lowest, peak_bytes, turns), 1):
+        for turn, order in enumerate(lowering.turns(lowest, peak_bytes, TURNS), 1):
             search.go_to(Schedule.runs_in(order))
             outcomes.append((search.score(), search.runs()))
             found = lowering.missed(order), lowering.score(order)

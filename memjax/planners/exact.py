@@ -81,7 +81,7 @@ class ExactPlanner(Planner):
         )
         bound = _bound(problem, program, result.mip_dual_bound, result.status)
         if result.x is None:
-            order = tuple(range(len(problem.nodes)))
+            order = problem.identity
             return Solution(order, self.name, met=False, bound_cost=bound)
         order = program.order(result.x)
         bound = min(bound, schedule_cost(problem, order))

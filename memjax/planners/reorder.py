@@ -10,7 +10,10 @@ runs is another than the problem's.
    budget costs nothing, and is the answer.
 2. Each order is lowered to the budget in turns (`memjax.planners.lowering`), which may move
    the first runs as well. The cheapest schedule on the way is taken.
-3. Where the relaxation says that the problem's own order may be cheaper, it gets a full plan.
+3. Where all of them miss the budget, the best is brought closer by cuts
+   (`memjax.planners.mincut`).
+4. Where the relaxation says that the problem's own order may be cheaper, or may be the only
+   one within the budget, it gets a full plan.
 
 Reordering for memory alone is NP-hard (Sethi, 1975); annealing over orders and recomputations
 at once is due to Li et al., *FastSA* (2023).
@@ -46,12 +49,15 @@ from memjax.planners.base import Planner
 from memjax.planners.copies import excess_of
 from memjax.planners.incremental import Schedule
 from memjax.planners.lowering import Lowering, permuted
+from memjax.planners.mincut import CutSearch
 from memjax.planners.orders import Orders
 from memjax.planners.relaxation import highest_stages, relax
 from memjax.problem import Problem, Solution, schedule_cost
 from memjax.simulate import simulate
 
 LARGE = 400  # nodes above which a full plan takes long
+MOST_TRIES = 300  # of cuts
+TRIES = 400_000  # times nodes
 PESSIMISM = 1.3  # plans at a problem's own order cost at least so much above the bound: a guess
 
 
@@ -81,8 +87,7 @@ class ReorderPlanner(Planner):
 
     def solve(self, problem: Problem, budget_bytes: int) -> Solution:
         """See `Planner.solve`."""
-        identity = tuple(range(len(problem.nodes)))
-        best, bound = _Attempt.of(problem, budget_bytes, identity), problem.total_cost
+        best, bound = _Attempt.of(problem, budget_bytes, problem.identity), problem.total_cost
         if budget_bytes < problem.single_node_floor_bytes:
             lowest = AutoPlanner(seed=self.seed).solve(problem, budget_bytes)
             best, bound = _Attempt.of(problem, budget_bytes, lowest.order), math.inf
@@ -97,7 +102,7 @@ class ReorderPlanner(Planner):
         )
 
     def _searched(self, problem: Problem, budget: int, best: _Attempt) -> _Attempt:
-        """The three steps, until a schedule costs nothing."""
+        """All steps, until a schedule costs nothing."""
         orders = self._orders(problem, budget)
         for order in orders:
             best = best.or_of(problem, budget, order)
@@ -106,11 +111,15 @@ class ReorderPlanner(Planner):
                 return best
             lowered = self._lowered(problem, budget, order, self.seed + start)
             best = min(best, lowered, key=lambda attempt: attempt.rank)
+        if not best.met:
+            cuts = CutSearch(problem, best.order, budget, self.seed)
+            cuts.lower(min(MOST_TRIES, TRIES // len(problem.nodes)))
+            best = best.or_of(problem, budget, cuts.runs.left())
         extra = schedule_cost(problem, best.order) - problem.total_cost
         peaks = Schedule(problem).peaks
         stages = sorted(highest_stages(peaks, 4 if best.met else 1, 1 + len(peaks) // 60))
         promise = relax(problem, budget, stages).extra_cost
-        most = extra if best.met else best.score
+        most = extra if best.met else math.inf
         if promise < most:
             full = AutoPlanner(rounds=2, seed=self.seed)
             if len(problem.nodes) > LARGE and PESSIMISM * promise >= most:

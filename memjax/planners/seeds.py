@@ -34,6 +34,7 @@ import numpy as np
 from memjax.planners.incremental import Schedule
 from memjax.problem import Problem
 
+SEGMENTS = (1, 2, 4, 6, 9, 13, 17, 25, 33, 49, 65, 97)  # of the forward pass, to try
 QUANTILES = (0.4, 0.7, 0.9, 1.0)
 
 
