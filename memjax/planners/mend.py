@@ -93,12 +93,11 @@ def _cut(search: Search, best: Best, work: int) -> Best:
         cuts = CutSearch(problem, start, search.budget)
         if cuts.lower(tries):
             cuts.cheapen(tries // 3)
-        order = cuts.runs.left()
-        best = best.or_else(order)
-        if not best.missed_bytes:
-            search.go_to(Schedule.runs_in(order))
-            search.improve(work)
-            return best.or_else(search.schedule.order())
+        best = best.or_else(cuts.runs.left())
+    if not best.missed_bytes:
+        search.go_to(Schedule.runs_in(best.order))
+        search.improve(work)
+        best = best.or_else(search.schedule.order())
     return best
 
 
