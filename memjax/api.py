@@ -308,7 +308,8 @@ def explained(
     """Say what fills the floor and what would help, after `lead`."""
     holders = fitted_holders(error.fitted)
     refused = sum(d.bytes for d in donations if not d.donated)
-    helps = [f"a budget of at least {error.floor_bytes} bytes", "a smaller batch"]
+    budget = f"a budget of at least {error.floor_bytes} bytes (memjax.floor may find less)"
+    helps = [budget, "a smaller batch"]
     if refused:
         helps.append(f"donation of what was kept ({format_bytes(refused)}; see the report)")
     message = "\n".join(
