@@ -75,7 +75,7 @@ class CutSearch:
 
     Attributes:
         runs: of the schedule; none was taken away.
-        tries: cuts made so far.
+        tries: cuts made so far, and times that recomputations were taken away at once.
     """
 
     def __init__(
@@ -183,6 +183,7 @@ class CutSearch:
         again = runs.again()
         if not again:
             return False
+        self.tries += 1  # so that trying ends where all of them cost nothing, and stay
         count = min(len(again), int(self.random.randint(1, RUIN + 1)))
         first = int(self.random.randint(0, len(again) - count + 1))
         for at in again[first : first + count]:
