@@ -82,7 +82,8 @@ class CutSearch:
         self, problem: Problem, order: Sequence[int], budget_bytes: int, seed: int = 0
     ) -> None:
         self.problem, self.budget = problem, budget_bytes
-        self.weight = WEIGHT * problem.total_cost / max(1, budget_bytes)
+        plain_cost = problem.total_cost or 1.0
+        self.weight = WEIGHT * plain_cost / max(1, budget_bytes)
         self.random = np.random.RandomState(seed)  # its stream is frozen across versions
         self.tries = 0
         self.operations = Operations.of(problem)
@@ -93,7 +94,7 @@ class CutSearch:
             [float(sum(problem.value_bytes[v] for v in n.outputs)) for n in problem.nodes]
         )
         mean_bytes = max(1.0, sum(problem.value_bytes) / max(1, len(problem.value_bytes)))
-        self._unit = problem.total_cost / max(1, len(problem.nodes)) / mean_bytes
+        self._unit = plain_cost / max(1, len(problem.nodes)) / mean_bytes
         self._prices: deque[float] = deque([1.0], PRICES)
 
     def over(self, runs: Runs) -> Ints:

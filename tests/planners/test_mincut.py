@@ -149,11 +149,12 @@ def test_the_same_seed_gives_the_same_schedule(seed):
     assert orders[0] == orders[1]
 
 
+@pytest.mark.parametrize("cost", [1.0, 0.0])
 @pytest.mark.parametrize("length", [12, 30, 50])
-def test_a_chain_is_brought_to_a_small_budget(length):
-    nodes = [Node(1.0, (i - 1,) if i else (), (i,)) for i in range(length)]
+def test_a_chain_is_brought_to_a_small_budget(length, cost):
+    nodes = [Node(cost, (i - 1,) if i else (), (i,)) for i in range(length)]
     for k in range(length):
-        nodes.append(Node(1.0, (length - 1 - k, *([length + k - 1] if k else [])), (length + k,)))
+        nodes.append(Node(cost, (length - 1 - k, *([length + k - 1] if k else [])), (length + k,)))
     problem = Problem(tuple(nodes), (10,) * len(nodes))
     peak = simulate(problem, problem.identity).peak_bytes
     budget = int(0.4 * peak)
