@@ -188,7 +188,8 @@ class AutoPlanner(Planner):
         search.go_to(min(pool)[1])
         if search.excess() > 0 and bound < math.inf and not lowered:
             pool.append(self._gradually(search, int(peaks.max())))
-        if not (self.mend and lowered and simulate(problem, lowered).peak_bytes > search.budget):
+        lowered_misses = lowered and simulate(problem, lowered).peak_bytes > search.budget
+        if not (lowered_misses and search.excess() > 0):  # those are mended
             self._improve(problem, search, pool, bound)
         return bound, lowered
 
