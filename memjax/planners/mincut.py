@@ -19,8 +19,8 @@ made whatever it costs, and mended by further tries (Lourenço et al., *Iterated
 From the plain schedule this meets 11.2 % of the peak on checkmate_resnet50 for a tenth of
 what schedules from the top cost, and 65 % on random_layered_250, which nothing else here does.
 
-Tried on a generated graph of 1,000 nodes at 70 % of its peak (seed 0), the excess in budgets
-times positions after 60 tries from a state with 0.5:
+Tried on a generated graph of 1,000 nodes (seed 0), from a schedule with an excess of half a
+budget, summed over positions, at 70 % of the peak:
 
 - cuts that free what the position is above the budget, or two to eight times that: 2 to 10 %
   of the tries are better; that free anything: 20 %; with costs drawn over a wide range: 35 %;

@@ -146,9 +146,9 @@ class Settling:
         readers = (self.slot[reader] for hold in self.outs[run] for reader in hold.readers)
         low = max(self.after + 1, max(earlier, default=0))
         high = min(self.first_read[run], min(readers, default=self.first_read[run]))
-        if high <= low:
-            return False
         slot, held = self.slot[run], self.bytes
+        if high <= low or int(held[low : high + 1].max()) <= self.budget:
+            return False
         written = sum(hold.size for hold in self.outs[run])
         held[slot:high] -= written
         read = [(self._end(hold, run), hold.size) for hold in self.ins[run]]
