@@ -47,7 +47,7 @@ from memjax.planners.placing import Settling, inserted
 from memjax.problem import Problem
 
 WEIGHT = 16  # a budget's bytes above the budget, at one position, cost so many plain steps
-NOISE = 4.0  # the spread of the random factor on costs, drawn up to this
+NOISE = 6.0  # the spread of the random factor on costs, drawn up to this; 4 to 10 are much alike
 BYTES = 30.0  # mean costs that a run pays for writing the mean bytes of a value, at most
 AIMS = (-3.0, 0.5)  # of a try: bytes to free, as the power of ten of what is above the budget
 KICKS = (-1.0, 0.5)  # the same of a kick
