@@ -244,6 +244,13 @@ class Runs:
         self.cost -= cost
         return True
 
+    def prune(self, again: Iterable[int], budget_bytes: int, weight: float) -> None:
+        """Take away those recomputations that are not worth their cost, dearest first."""
+        cost = self.operations.costs[self.order]
+        for at in sorted(again, key=lambda at: (-cost[at], at)):
+            if at not in self.gone:
+                self.take_away(at, budget_bytes, weight)
+
     def _change(self, change: Range, budget_bytes: int) -> int:
         """Make a change, and say by how much the excess grows."""
         low, high, size = change
@@ -287,6 +294,5 @@ def pruned(
         weight: what a byte above the budget costs at each position.
     """
     runs = Runs(Operations.of(problem), order)
-    for at in sorted(runs.again(), key=lambda at: (-problem.nodes[order[at]].cost, at)):
-        runs.take_away(at, budget_bytes, weight)
+    runs.prune(runs.again(), budget_bytes, weight)
     return tuple(runs.left())

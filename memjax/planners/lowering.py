@@ -75,9 +75,6 @@ class Lowering:
             and at the last budget the one before where the turn has not improved it.
         cut_stages: that a cut relieves at once, at most.
         steps: turns on the way from the peak to the budget.
-        heat: of the annealing, in mean bytes of a value.
-        moves: of the annealing, for each run; `most_moves` at most.
-        most_moves: see `moves`.
         work: changes that the search may make in a turn, and twice that at the last budget.
         seed: of all randomness.
     """
@@ -88,9 +85,6 @@ class Lowering:
     careful: bool = False
     cut_stages: int = 2
     steps: int = 6
-    heat: float = 3.0
-    moves: int = 9
-    most_moves: int = 12_000
     work: int = 3_000
     seed: int = 0
 
@@ -152,9 +146,7 @@ class Lowering:
 
     def annealed(self, order: Sequence[int], target_bytes: int, turn: int) -> Sequence[int]:
         """The same runs in an order with less excess over the target."""
-        moves = min(self.most_moves, 500 + self.moves * len(order))
-        seed = self.seed + turn
-        return annealed(self.problem, order, target_bytes, moves, self.heat, seed, self.fixed)
+        return annealed(self.problem, order, target_bytes, self.seed + turn, self.fixed)
 
     def searched(self, order: Sequence[int], budget: int, turn: int, work: int) -> Sequence[int]:
         """The schedule with recomputations taken away and added, at its order of first runs."""

@@ -41,7 +41,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from memjax.planners.copies import Ints, Operations, Runs
+from memjax.planners.copies import Ints, Operations, Runs, excess_of
 from memjax.planners.orders import annealed
 from memjax.planners.placing import Settling, inserted
 from memjax.problem import Problem
@@ -60,9 +60,7 @@ PATIENCE = 8  # tries without a gain before a kick
 GAIN = 0.01  # of the score, less is none
 THOROUGH = 0.2  # of the gains are pruned everywhere, not only near the cut
 ANNEALED = 0.98  # of the budget, which annealing aims at
-MOVES = (9, 12_000)  # of an annealing: for each run, and at most
 ANNEAL_AFTER = 0.1  # of the score, gained since the last best schedule
-HEAT = 3.0  # of an annealing, in mean bytes of a value
 RUIN = 40  # recomputations taken away at once, at most
 MENDING = 6  # tries after that
 MANY = 2**28  # the largest flow; twice as much fits into 32 bits
@@ -104,7 +102,7 @@ class CutSearch:
 
     def score(self, runs: Runs) -> float:
         """What the search makes small: the cost and the excess, weighed."""
-        return runs.cost + self.weight * float(self.over(runs).sum())
+        return runs.cost + self.weight * excess_of(runs.bytes, self.budget)
 
     def met(self) -> bool:
         """Whether the schedule is within the budget."""
@@ -142,7 +140,7 @@ class CutSearch:
         if found is None or self.score(found) >= score:
             return False
         if self.random.rand() < THOROUGH:
-            self._prune(found, found.again())
+            found.prune(found.again(), self.budget, self.weight)
         least = gain * (score - self.problem.total_cost)
         self._go_to(found)
         return score - self.score(self.runs) > least
@@ -159,20 +157,19 @@ class CutSearch:
         self.tries += 1
         found = self._tried(KICKS, self.runs.count)
         if found is not None:
-            self._prune(found, found.again())
+            found.prune(found.again(), self.budget, self.weight)
             self._go_to(found)
         return best
 
     def _go_to(self, runs: Runs) -> None:
-        self.runs = Runs(self.operations, runs.left())
+        self.runs = Runs(self.operations, runs.left()) if runs.gone else runs
 
     def _annealed(self) -> bool:
         """Anneal over the order of all runs; say whether it is better now."""
         target = int(ANNEALED * self.budget)
-        moves = min(MOVES[1], 500 + MOVES[0] * self.runs.count)
-        order = annealed(self.problem, self.runs.left(), target, moves, HEAT, self.tries)
+        order = annealed(self.problem, self.runs.left(), target, self.tries)
         found = Runs(self.operations, order)
-        self._prune(found, found.again())
+        found.prune(found.again(), self.budget, self.weight)
         score = self.score(self.runs)
         if self.score(found) < score:
             self._go_to(found)
@@ -207,15 +204,10 @@ class CutSearch:
         found = Runs(self.operations, settling.order())
         near = np.zeros(len(self.problem.nodes), bool)
         near[self.runs.order[again]] = True
-        self._prune(found, [run for run in found.again() if near[found.order[run]]])
+        found.prune(
+            [run for run in found.again() if near[found.order[run]]], self.budget, self.weight
+        )
         return found
-
-    def _prune(self, runs: Runs, again: Sequence[int]) -> None:
-        """Take away those recomputations that are not worth their cost, dearest first."""
-        cost = self.operations.costs[runs.order]
-        for run in sorted(again, key=lambda run: (-cost[run], run)):
-            if run not in runs.gone:
-                runs.take_away(run, self.budget, self.weight)
 
     def _again(self, at: int, freed_bytes: float, most: int) -> list[int] | None:
         """The runs of the smallest cut found that frees so many bytes at a position."""

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from memjax.problem import Node, Problem
 
+MOST_MOVES = 12_000  # of an annealing of a schedule's runs
 COLD = 1e-3  # of a byte: breaks ties at random
 
 Bytes = NDArray[np.int64]
@@ -200,10 +201,10 @@ def annealed(
     problem: Problem,
     order: Sequence[int],
     target_bytes: int,
-    moves: int,
-    heat: float,
     seed: int,
     fixed: bool = True,
+    moves: int = 9,
+    heat: float = 3.0,
 ) -> list[int]:
     """The runs of a schedule in an order with less excess over a target.
 
@@ -211,8 +212,10 @@ def annealed(
         problem: to plan.
         order: the schedule.
         target_bytes: what is above is excess.
-        moves: see `Orders.anneal`, as `heat` and `seed`.
+        seed: of all randomness.
         fixed: whether first runs keep their order among themselves.
+        moves: for each run, up to `MOST_MOVES`.
+        heat: at the start, in mean bytes of a value.
     """
     runs, edges = expanded(problem, order)
     if fixed:
@@ -220,7 +223,8 @@ def annealed(
         for index, node in enumerate(order):
             first.setdefault(node, index)
         edges += pairwise(first.values())
-    moved = Orders(runs, edges).anneal(target_bytes, moves, heat, seed)
+    count = min(MOST_MOVES, 500 + moves * len(order))
+    moved = Orders(runs, edges).anneal(target_bytes, count, heat, seed)
     return [order[run] for run in moved]
 
 

@@ -101,7 +101,7 @@ def test_annealed_runs_have_no_more_excess(fixed):
     for seed in range(60):
         problem, order, _, _, random = drawn(seed, in_place=False)
         target = int(random.uniform(0.5, 1.0) * simulate(problem, order).peak_bytes)
-        found = annealed(problem, order, target, 300, 1.0, seed, fixed)
+        found = annealed(problem, order, target, seed, fixed, heat=1.0)
         assert Counter(found) == Counter(order)
         first = list(dict.fromkeys(found))
         assert not fixed or first == list(range(len(problem.nodes)))
