@@ -83,6 +83,14 @@ def sub_jaxprs(eqn: Any) -> Iterator[Any]:
                 yield item
 
 
+def contains(eqn: Any, primitives: frozenset[str]) -> bool:
+    """Whether an eqn is one of some primitives, or runs one in a body."""
+    if eqn.primitive.name in primitives:
+        return True
+    bodies = (jaxpr_parts(body)[0] for body in sub_jaxprs(eqn))
+    return any(contains(inner, primitives) for body in bodies for inner in body.eqns)
+
+
 def loop_length(eqn: Any) -> int:
     """How often an eqn runs its bodies: a scan's length; 1 where nobody knows (while)."""
     return int(eqn.params["length"]) if eqn.primitive.name == "scan" else 1

@@ -130,7 +130,7 @@ def coarsen(
             workspace_bytes=inner[index].peak_bytes
             if index in inner
             else int(scale * workspace_bytes),
-            recomputable=not eqn.has_effects and written > small,
+            recomputable=not eqn.runs_once and written > small,
             in_place=_overwritable(graph, index, new_id),
             name=eqn.primitive,
         )

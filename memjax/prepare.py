@@ -95,7 +95,7 @@ def _tail(program: Program) -> list[bool]:
 
 def swap_transposed_matmuls(program: Program) -> Program:
     """Exchange the operands of each matmul that is only read transposed."""
-    eqns = list(program.eqns)
+    eqns: list[Eqn | None] = list(program.eqns)
     for index, eqn in enumerate(program.eqns):
         readers = program.consumers[eqn.outputs[0]] if len(eqn.outputs) == 1 else ()
         if len(readers) != 1 or eqn.outputs[0] in program.result_values:
@@ -103,8 +103,8 @@ def swap_transposed_matmuls(program: Program) -> Program:
         transposed = program.eqns[readers[0]]
         if _is_swap(program, eqn, transposed):
             eqns[index] = _swapped(eqn, transposed)
-            eqns[readers[0]] = _nothing(transposed)
-    return replace(program, eqns=tuple(e for e in eqns if e.outputs))
+            eqns[readers[0]] = None
+    return replace(program, eqns=tuple(e for e in eqns if e is not None))
 
 
 def _is_swap(program: Program, matmul: Eqn, transposed: Eqn) -> bool:
@@ -144,13 +144,9 @@ def _swapped(matmul: Eqn, transposed: Eqn) -> Eqn:
     )
 
 
-def _nothing(eqn: Eqn) -> Eqn:
-    return Eqn(eqn.raw, (), (), eqn.name_stack)
-
-
 def scatter_into_sum(program: Program) -> Program:
     """Scatter into the other summand where a scatter into zeros is only read by one sum."""
-    eqns = list(program.eqns)
+    eqns: list[Eqn | None] = list(program.eqns)
     for index, eqn in enumerate(program.eqns):
         if eqn.primitive not in ("add_any", "add") or len(eqn.reads) != 2:
             continue
@@ -158,9 +154,9 @@ def scatter_into_sum(program: Program) -> Program:
             source = program.producer[scattered]
             if source >= 0 and _is_scatter_into_zeros(program, source, other):
                 eqns[index] = _scatter_into(program.eqns[source], other, eqn)
-                eqns[source] = _nothing(program.eqns[source])
+                eqns[source] = None
                 break
-    return replace(program, eqns=tuple(e for e in eqns if e.outputs))
+    return replace(program, eqns=tuple(e for e in eqns if e is not None))
 
 
 def _is_scatter_into_zeros(program: Program, index: int, other: int) -> bool:

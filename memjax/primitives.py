@@ -39,6 +39,9 @@ REDUCTION = frozenset(
 FUSIBLE = STRUCTURAL | CHEAP | COSTLY
 FUSES_OPERANDS = FUSIBLE | REDUCTION
 RANDOM = frozenset({"random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform"})
+RUNS_ONCE = frozenset({"pure_callback", "rng_uniform"})
+"""Without effects, but never run again: a call of the host is dear, and the generator of
+`lax.rng_uniform` may keep a state, so that a second run would draw other numbers."""
 SLICES = frozenset({"slice", "dynamic_slice", "gather"})
 """What reads no more of its operand than it writes."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.tree_util import PyTreeDef, keystr, tree_flatten_with_path
 
-from memjax import _compat
+from memjax import _compat, primitives
 from memjax.module_names import nnx_scopes
 from memjax.source_lines import user_line
 
@@ -68,6 +68,11 @@ class Eqn:
     def has_effects(self) -> bool:
         """Whether it must run exactly once, in its place among others with effects."""
         return bool(self.raw.effects)
+
+    @cached_property
+    def runs_once(self) -> bool:
+        """Whether it must not run again: it has effects, or calls the host, or a body does."""
+        return self.has_effects or _compat.contains(self.raw, primitives.RUNS_ONCE)
 
     @cached_property
     def reads(self) -> tuple[int, ...]:

@@ -146,6 +146,8 @@ def _why_no_pair(program: Program, eqn: Eqn) -> str:
     assert eqn.nest is not None
     if eqn.has_effects:
         return "as it is: its effects must run once, in order"
+    if eqn.runs_once:
+        return "as it is: it calls the host, which must not be called again"
     for stack in eqn.outputs[eqn.nest.carries :]:
         for reader in program.consumers[stack]:
             other = program.eqns[reader]

@@ -111,9 +111,9 @@ class Scan:
         return self.eqn.outputs[self.carries :]
 
     @cached_property
-    def has_effects(self) -> bool:
-        """Whether an iteration prints, calls back, or is ordered otherwise."""
-        return self.eqn.has_effects or any(e.has_effects for e in self.body.eqns)
+    def runs_once(self) -> bool:
+        """Whether an iteration prints, calls back, or must not run again otherwise."""
+        return self.eqn.runs_once or any(e.runs_once for e in self.body.eqns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ def find_pairs(program: Program) -> tuple[Pair, ...]:
     taken: set[int] = set()
     pairs = []
     for index, scan in scans.items():
-        if index in taken or scan.has_effects:
+        if index in taken or scan.runs_once:
             continue
         pair = _pair_of(program, scan, {i: s for i, s in scans.items() if i not in taken})
         if pair is not None:
@@ -203,7 +203,7 @@ def _pair_of(program: Program, forward: Scan, scans: dict[int, Scan]) -> Pair | 
 
 def _reads_slices(scan: Scan | None, forward: Scan, stack: int) -> bool:
     """Whether a scan reads a stack of another one slice by slice, and in no other way."""
-    if scan is None or scan.index == forward.index or scan.has_effects:
+    if scan is None or scan.index == forward.index or scan.runs_once:
         return False
     elsewhere = (*scan.constant_operands, *scan.carry_operands)
     return scan.length == forward.length and stack not in elsewhere
