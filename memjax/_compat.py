@@ -15,6 +15,7 @@ from types import CodeType
 from typing import Any
 
 import jax
+import jaxlib.version
 import numpy as np
 from jax._src import source_info_util
 from jax.extend import core as jex
@@ -81,6 +82,12 @@ def sub_jaxprs(eqn: Any) -> Iterator[Any]:
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if hasattr(item, "eqns") and hasattr(item, "outvars"):
                 yield item
+
+
+def count_eqns(eqn: Any) -> int:
+    """How many eqns an eqn is, with those of its bodies."""
+    bodies = (jaxpr_parts(body)[0] for body in sub_jaxprs(eqn))
+    return 1 + sum(count_eqns(inner) for body in bodies for inner in body.eqns)
 
 
 def contains(eqn: Any, primitives: frozenset[str]) -> bool:
@@ -325,6 +332,11 @@ def calls_check_weak_types() -> bool:
     except (TypeError, ValueError):
         return True
     return False
+
+
+def versions() -> str:
+    """Of JAX, and of jaxlib with its XLA:CPU."""
+    return f"jax {jax.__version__}, jaxlib {jaxlib.version.__version__}"
 
 
 def default_device() -> Any:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from memjax import cost
+from memjax import _compat, cost
 from memjax.coarsen import Coarse
 from memjax.compile import CompiledStep, Measured, Target, compile_step
 from memjax.donation import Donation
@@ -28,6 +28,7 @@ from memjax.residents import Resident, resident_bytes, residents
 from memjax.rewrite import rewrite
 from memjax.segments import emitted_timeline
 from memjax.simulate import InvalidPlan
+from memjax.stated import Footing, Stated
 from memjax.trace import Program
 
 AS_IT_IS = "as it is"
@@ -104,15 +105,17 @@ class Loop:
     planner: Planner
     rates: cost.DeviceRates
     scale: float = 1.0
+    stated: Stated = field(default_factory=Stated)
 
     def __post_init__(self) -> None:
         self.attempts: list[Attempt] = []
         self.steps: list[CompiledStep] = []
         self.planning_seconds = 0.0
         self.pricer = Pricer(self.target.backend, self.rates, self.scale)
-        self.chooser = Chooser(self.pricer, self.planner)
+        self.quick, self.patient = self.planner.quick(), self.planner.patient()
+        self.chooser = Chooser(self.pricer, self.quick)
         self.coarse_by_loops: dict[tuple[object, object], Coarse] = {}
-        self.answers: dict[tuple[int, int], tuple[Plan, bool]] = {}
+        self.answers: dict[tuple[int, int, Planner], tuple[Plan, bool]] = {}
 
     @cached_property
     def prepared(self) -> Coarse:
@@ -123,6 +126,11 @@ class Loop:
     def as_it_is(self) -> Coarse:
         """The problem of the program as the user wrote it."""
         return self.coarsen(look_inside(self.program))
+
+    @cached_property
+    def eqns(self) -> int:
+        """How many eqns the program has, those of bodies included."""
+        return sum(_compat.count_eqns(eqn.raw) for eqn in self.program.eqns)
 
     def coarsen(self, program: Program, keeps_order: bool = False) -> Coarse:
         """The problem of a program, with the bytes and seconds of this loop's device."""
@@ -179,42 +187,61 @@ class Loop:
             coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared
         )
 
-    def solve(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
+    def solve(
+        self, budget_bytes: int, target_bytes: int, *, patient: bool = True
+    ) -> tuple[Plan, bool]:
         """A plan for `target_bytes`, and whether it meets them by the planner's word.
 
         A schedule is carried out with its updates a little later than the planner put them
         (`memjax.segments`); where that holds more than the target, there is one more try.
+
+        Args:
+            budget_bytes: what the plan is for.
+            target_bytes: what the planner is asked for.
+            patient: whether more work is worth it where little has missed the target.
         """
-        plan, met = self.ask_planner(budget_bytes, target_bytes)
+        plan, met = self._asked(budget_bytes, target_bytes, self.quick)
+        possible = target_bytes >= self.prepared.problem.single_node_floor_bytes
+        if not met and patient and possible and self.patient != self.quick:
+            plan, met = self._asked(budget_bytes, target_bytes, self.patient)
+        return plan, met
+
+    def _asked(self, budget_bytes: int, target_bytes: int, planner: Planner) -> tuple[Plan, bool]:
+        plan, met = self.ask_planner(budget_bytes, target_bytes, planner)
         over = plan.predicted_bytes - target_bytes
         if met and over > 0:
-            tighter, tighter_met = self.ask_planner(budget_bytes, target_bytes - over)
+            tighter, tighter_met = self.ask_planner(budget_bytes, target_bytes - over, planner)
             if tighter_met:
                 plan, met = tighter, tighter_met
         return plan, met
 
-    def ask_planner(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
-        """The planner's answer, timed; loops are planned as well, where there are any.
+    def ask_planner(
+        self, budget_bytes: int, target_bytes: int, planner: Planner
+    ) -> tuple[Plan, bool]:
+        """A planner's answer, timed; loops are planned as well, where there are any.
 
         It is remembered, as both of XLA's schedules may ask for the same plan.
         """
-        key = budget_bytes, target_bytes
+        key = budget_bytes, target_bytes, planner
         if key not in self.answers:
-            self.answers[key] = self._answer(budget_bytes, target_bytes)
+            self.answers[key] = self._answer(budget_bytes, target_bytes, planner)
         return self.answers[key]
 
-    def _answer(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
+    def _answer(self, budget_bytes: int, target_bytes: int, planner: Planner) -> tuple[Plan, bool]:
         start = time.perf_counter()
         if self.prepared.bodies:
-            plan, met = self._with_loops(budget_bytes, target_bytes)
+            plan, met = self._with_loops(budget_bytes, target_bytes, planner)
         else:
-            solution = self.planner.solve(self.prepared.problem, target_bytes)
+            solution = planner.solve(self.prepared.problem, target_bytes)
             plan, met = self.make_plan(self.prepared, solution, budget_bytes), solution.met
         self.planning_seconds += time.perf_counter() - start
         return plan, met
 
-    def _with_loops(self, budget_bytes: int, target_bytes: int) -> tuple[Plan, bool]:
-        choice = self.chooser.choose(self.prepared.graph.program, target_bytes, self.coarsen)
+    def _with_loops(
+        self, budget_bytes: int, target_bytes: int, planner: Planner
+    ) -> tuple[Plan, bool]:
+        chooser = replace(self.chooser, planner=planner)
+        choice = chooser.choose(self.prepared.graph.program, target_bytes, self.coarsen)
         decisions = choice.decisions
         solution = replace(choice.solution, bound_cost=choice.bound_seconds)
         plan = self.make_plan(choice.coarse, solution, budget_bytes, decisions)
@@ -255,6 +282,9 @@ class Loop:
         """Remember an attempt and its program."""
         self.attempts.append(attempt)
         self.steps.append(step)
+        if attempt.purpose != AS_IT_IS:
+            footing = Footing(attempt.total_bytes, attempt.plan, attempt.for_memory)
+            self.stated.add(footing)
         return attempt
 
     def attempt_of(self, plan: Plan, *, for_memory: bool = True) -> Attempt | None:

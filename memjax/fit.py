@@ -3,10 +3,19 @@
 In: a `Program`, how to compile it, a planner, a budget. Out: `Fitted`, the fastest compiled
 program found that fits, with every compilation on the way.
 
-Predicted bytes are a guide and compiled bytes the judge. Where a compiled program is over
-budget by some bytes, the next plan is made for a budget that is smaller by as much. At most
-`MAX_COMPILATIONS` programs are compiled, and before these `MAX_OWN_SCHEDULES` where XLA's own
-schedule is worth it.
+Predicted bytes are a guide and compiled bytes the judge.
+
+1. A budget that is a footprint stated before compiles the plan that has it.
+2. The program as it is comes first, wherever it might fit. So nothing is recomputed, and no more
+   is held, than plain `jax.jit` does without a reason.
+3. Plans for the budget: where a compiled program is over it by some bytes, the next plan is made
+   for as many less, up to `MAX_COMPILATIONS` programs; before these up to `MAX_OWN_SCHEDULES`
+   where XLA's own schedule is worth it.
+4. Before a budget is refused, the program as it is and all that `find_floor` tries are compiled,
+   whatever is predicted of them, and the least that was ever stated for the program. So nothing
+   is refused that plain `jax.jit` meets, or that was met before.
+
+What steps 2 and 4 try does not depend on the budget.
 """
 
 from __future__ import annotations
@@ -17,23 +26,28 @@ from dataclasses import replace
 from memjax.budget import format_bytes
 from memjax.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
 from memjax.plan import Plan
-from memjax.simulate import simulate
+from memjax.simulate import InvalidPlan, simulate
+from memjax.stated import Footing
 
 MAX_COMPILATIONS = 4
 MAX_OWN_SCHEDULES = 2
-AS_IT_IS_FACTOR = 1.6
-"""The program is first compiled untouched where the budget is this much more than predicted:
-XLA:CPU's default schedule took up to 1.36 times the predicted bytes."""
+QUICK_EQNS = 5_000
+"""Programs up to this size are compiled as they are before anything is decided about them, since
+XLA takes at most a few seconds (3 s at 4,200 eqns, XLA:CPU)."""
 NEAR_FACTOR = 1.15
-"""Up to this much over budget by prediction, the program is compiled without recomputation
-before anything is recomputed: predictions err on the high side where XLA fuses well."""
-HOPELESS_FACTOR = 1.15
-"""Above this much of the budget, the tightest plans' neighbours are not tried."""
+"""Larger ones where they are predicted at up to this much over the budget: predictions err on
+the high side where XLA fuses well. Likewise a plan that misses the budget by prediction."""
 MARGIN = 0.01
 """The first plan leaves this part of what is not resident unused: what fragmentation and the
 barriers' small copies took on the GPT and the small models, rounded up."""
-LOWER_AIM, LOWER_AIMS = 0.9, 4
-"""The tightest plan is looked for in so many steps of so much; guesses."""
+NEAR_BOUND = 1.03
+"""The tightest plan is not looked for any more where it is predicted this near to what its
+largest eqn holds; a guess: predictions themselves are off by as much."""
+AIMS = 3
+"""So many searches aim between the tightest plan and that bound."""
+LOOSER_PERCENT = 4
+"""Besides the tightest plan one that is predicted this much larger is compiled: each further
+segment has a barrier's small copies, so that it may take less."""
 SLACK = 0.04
 """A plan that recomputes is made again, looser, if it leaves more than this part unused."""
 
@@ -50,20 +64,17 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
         BudgetInfeasible: nothing that was compiled fits.
         InvalidPlan: `given` is for another program.
     """
-    if given is not None:
-        for for_memory in loop.schedules:
-            attempt = loop.compile(given, "the given plan", for_memory=for_memory)
-            if attempt.total_bytes <= budget_bytes:
-                return loop.result(attempt)
-    for attempt in _without_recomputation(loop, budget_bytes):
+    for attempt in _at_once(loop, budget_bytes, given):
         if attempt.total_bytes <= budget_bytes:
             return loop.result(attempt)
-    for for_memory in loop.schedules:
-        if not _fitting(loop, budget_bytes):
-            _tighten(loop, budget_bytes, for_memory)
-            _loosen(loop, budget_bytes)
-    if not _fitting(loop, budget_bytes):
-        _last_resorts(loop, budget_bytes)
+    if budget_bytes >= loop.prepared.problem.single_node_floor_bytes:
+        for for_memory in loop.schedules:
+            if not _fitting(loop, budget_bytes):
+                _tighten(loop, budget_bytes, for_memory)
+                _loosen(loop, budget_bytes)
+    for _ in _least(loop, budget_bytes):
+        if _fitting(loop, budget_bytes):
+            break
     fitting = _fitting(loop, budget_bytes)
     if not fitting:
         raise _infeasible(loop, budget_bytes)
@@ -74,17 +85,33 @@ def _fitting(loop: Loop, budget_bytes: int) -> list[Attempt]:
     return [a for a in loop.attempts if a.total_bytes <= budget_bytes]
 
 
-def _without_recomputation(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
-    """What to compile before anything is recomputed: the untouched program where the budget is
-    generous, and where it is near what is predicted, the program scheduled for memory first.
-    """
-    plain = loop.plain_plan(loop.prepared, budget_bytes)
-    if AS_IT_IS_FACTOR * plain.predicted_bytes <= budget_bytes:
+def _at_once(loop: Loop, budget_bytes: int, given: Plan | None) -> Iterator[Attempt]:
+    """What is compiled before anything is planned."""
+    if given is not None:
+        for for_memory in loop.schedules:
+            yield loop.compile(given, "the given plan", for_memory=for_memory)
+    stated = loop.stated.exactly(budget_bytes)
+    if stated is not None:
+        yield from _again(loop, stated)
+    near = NEAR_FACTOR * budget_bytes
+    if (
+        loop.eqns <= QUICK_EQNS
+        or loop.plain_plan(loop.as_it_is, budget_bytes).predicted_bytes <= near
+    ):
         yield loop.compile_as_it_is(budget_bytes)
-    elif plain.predicted_bytes <= NEAR_FACTOR * budget_bytes:
+    plain = loop.plain_plan(loop.prepared, budget_bytes)
+    if plain.predicted_bytes <= near:
         for for_memory in loop.schedules:
             yield loop.compile(plain, "without recomputation", for_memory=for_memory)
-        yield loop.compile_as_it_is(budget_bytes)
+
+
+def _again(loop: Loop, stated: Footing) -> Iterator[Attempt]:
+    """Compile what was stated before; nothing if it is no plan for this program any more."""
+    try:
+        known = loop.attempt_of(stated.plan, for_memory=stated.for_memory)
+        yield known or loop.compile(stated.plan, "found before", for_memory=stated.for_memory)
+    except InvalidPlan:
+        return
 
 
 def _tighten(loop: Loop, budget_bytes: int, for_memory: bool) -> None:
@@ -94,13 +121,13 @@ def _tighten(loop: Loop, budget_bytes: int, for_memory: bool) -> None:
     most = MAX_COMPILATIONS if for_memory else MAX_OWN_SCHEDULES
     for _ in range(most):
         plan, met = loop.solve(budget_bytes, target_bytes)
-        if not (met or for_memory):
+        if not met and not (for_memory and plan.predicted_bytes <= NEAR_FACTOR * budget_bytes):
             return
         known = loop.attempt_of(plan, for_memory=for_memory)
         if known is None and loop.compilations(for_memory=for_memory) >= most:
             return
         attempt = known or loop.compile(
-            plan, purpose if met else "the tightest plan", for_memory=for_memory
+            plan, purpose if met else "the nearest plan", for_memory=for_memory
         )
         over = attempt.total_bytes - budget_bytes
         if over <= 0 or not met:
@@ -124,58 +151,58 @@ def _loosen(loop: Loop, budget_bytes: int) -> None:
         loop.compile(plan, purpose, for_memory=last.for_memory)
 
 
-def _last_resorts(loop: Loop, budget_bytes: int) -> None:
-    """What may fit after the plans for the budget did not: the untouched program, whose
-    schedule is XLA's own, and then whatever `find_floor` would try. So a floor that was once
-    reached is reached again when it is asked for as a budget.
+def _least(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
+    """The least that memjax knows for a program, whatever the budget: as it is, with its
+    tightest plans, where these are no better prepared without recomputation, and what was
+    stated before.
     """
-    nearest = min(a.total_bytes for a in loop.attempts)
-    untouched = any(a.purpose == AS_IT_IS for a in loop.attempts)
-    if not untouched and nearest <= HOPELESS_FACTOR * budget_bytes:
-        loop.compile_as_it_is(budget_bytes)
-    for plan, purpose in _tightest_plans(loop, budget_bytes):
-        if _fitting(loop, budget_bytes):
-            return
-        if loop.attempt_of(plan) is None:
-            loop.compile(plan, purpose)
-        if min(a.total_bytes for a in loop.attempts) > HOPELESS_FACTOR * budget_bytes:
-            return
+    known = (a for a in loop.attempts if a.purpose == AS_IT_IS)
+    untouched = next(known, None) or loop.compile_as_it_is(budget_bytes)
+    yield untouched
+    if budget_bytes >= loop.prepared.problem.base_bytes or not budget_bytes:
+        tight = []
+        for plan, purpose in _tightest_plans(loop, budget_bytes):
+            tight.append(loop.attempt_of(plan) or loop.compile(plan, purpose))
+            yield tight[-1]
+        if all(untouched.total_bytes <= attempt.total_bytes for attempt in tight):
+            plain = loop.plain_plan(loop.prepared, budget_bytes)
+            yield loop.attempt_of(plain) or loop.compile(plain, "without recomputation")
+    least = loop.stated.least
+    if least is not None and all(least.bytes < a.total_bytes for a in loop.attempts):
+        yield from _again(loop, least)
 
 
 def _tightest_plans(loop: Loop, budget_bytes: int) -> Iterator[tuple[Plan, str]]:
-    """The plan with the lowest prediction, and some that are a little looser: these may
-    compile to fewer bytes, since each further segment has a barrier's small copies.
-    """
+    """The plan with the lowest prediction, and one that is a little looser."""
     plan = _tightest(loop, budget_bytes)
     yield plan, "the tightest plan"
-    for percent in (2, 4, 7):
-        looser, met = loop.solve(budget_bytes, plan.predicted_bytes * (100 + percent) // 100)
-        if met:
-            yield looser, f"{percent} % looser than the tightest"
+    percent = 100 + LOOSER_PERCENT
+    looser, met = loop.solve(budget_bytes, plan.predicted_bytes * percent // 100, patient=False)
+    if met:
+        yield looser, f"{LOOSER_PERCENT} % looser than the tightest"
 
 
 def _tightest(loop: Loop, budget_bytes: int) -> Plan:
     """The plan with the lowest prediction: a search that aims at 0 bytes may stop above what
-    one that aims a little below the best so far reaches.
+    one reaches that aims between its outcome and what no plan at this order can go below.
     """
-    best, _ = loop.solve(budget_bytes, 0)
-    aim_bytes = best.predicted_bytes
-    for _ in range(LOWER_AIMS):
-        aim_bytes = int(LOWER_AIM * aim_bytes)
-        lower, _ = loop.solve(budget_bytes, aim_bytes)
-        if lower.predicted_bytes < best.predicted_bytes:
-            best = lower
-            aim_bytes = min(aim_bytes, lower.predicted_bytes)
+    best, _ = loop.solve(budget_bytes, 0, patient=False)
+    bound_bytes = loop.prepared.problem.single_node_floor_bytes
+    for _ in range(AIMS):
+        if best.predicted_bytes <= NEAR_BOUND * bound_bytes:
+            break
+        aim_bytes = (best.predicted_bytes + bound_bytes) // 2
+        lower, _ = loop.solve(budget_bytes, aim_bytes, patient=False)
+        if lower.predicted_bytes >= best.predicted_bytes:
+            break
+        best = lower
     return best
 
 
 def find_floor(loop: Loop) -> Fitted:
     """The smallest compiled footprint of the untouched program and the tightest plans."""
-    for plan, purpose in _tightest_plans(loop, 0):
-        if loop.attempt_of(plan) is None:
-            loop.compile(plan, purpose)
-    if not any(a.plan.changes_anything for a in loop.attempts):
-        loop.compile_as_it_is(0)
+    for _ in _least(loop, 0):
+        pass
     return loop.result(min(loop.attempts, key=lambda a: (a.total_bytes, a.plan.overhead)))
 
 

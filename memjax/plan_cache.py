@@ -36,14 +36,23 @@ def load_plan(path: Path) -> Plan | None:
 def save_plan(path: Path, plan: Plan) -> None:
     """Write a plan atomically; a folder that cannot be written is a warning."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(plan.to_json())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomically(path, plan.to_json())
     except OSError as error:
         warnings.warn(f"the plan was not cached at {path}: {error}", stacklevel=2)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that nobody ever reads half of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

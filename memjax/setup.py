@@ -6,6 +6,7 @@ a `Loop` that knows the device, the shardings and the planner.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from memjax.plan_cache import load_plan, plan_path, save_plan
 from memjax.planners import Planner, get_planner
 from memjax.signature import Call, Statics
 from memjax.simulate import InvalidPlan
+from memjax.stated import stated_of
 from memjax.trace import Program, trace
 
 Donate = str | bool | int | None | Sequence[int | str]
@@ -130,7 +132,15 @@ def make_loop(
         user_options=settings.compiler_options,
     )
     rates = cost.rates_of(device.platform if device.platform == "cpu" else device.device_kind)
-    return Loop(program, target, tuple(donations), get_planner(settings.planner), rates)
+    planner = get_planner(settings.planner)
+    stated = stated_of(_key(program, target, device))
+    return Loop(program, target, tuple(donations), planner, rates, stated=stated)
+
+
+def _key(program: Program, target: Target, device: Any) -> str:
+    """What decides, beside a plan, which bytes XLA assigns, as part of a file's name."""
+    parts = (fingerprint(program), _compat.versions(), device.device_kind, target)
+    return hashlib.sha256("|".join(map(repr, parts)).encode()).hexdigest()[:32]
 
 
 def _flat_in_shardings(settings: Settings, call: Call) -> tuple[Any, ...] | None:

@@ -87,9 +87,9 @@ MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs
 
 FEW_MARGINS = (1.0, 0.95)
 FAR = 0.005  # of the cost, above the bound: worth a lowering
-TURNS = 16  # of a lowering
 LARGE = 400  # nodes above which a lowering to a hard budget goes down slowly and carefully
 HARD = 0.05  # of the cost, to be recomputed at the least; below, the quick one plans better
+PATIENT_TRIES = 40  # of cuts: a second; with 600 no train step tried held less
 PATIENCE = 3  # turns without a gain after which it is over
 EFFORT = 4e7  # iterations times variables of a relaxation, after which the next takes long
 STEPS = 16  # of budgets on the way to one that is hard to meet
@@ -110,7 +110,8 @@ class AutoPlanner(Planner):
         bound_columns: variables of the relaxations at several stages, a third more for large
             problems; they are left out where one stage takes a quarter of these.
         margins: shares of the budget for the relaxation at the turn.
-        mend: whether step 5 is done, and the lowering of step 3.
+        tries: of cuts in step 5, for each start; with 0 there is no step 5.
+        turns: of the lowering of step 3.
     """
 
     name: ClassVar[str] = "auto"
@@ -121,7 +122,8 @@ class AutoPlanner(Planner):
     enough: float = 2e-4
     bound_columns: int = 18_000
     margins: tuple[float, ...] = MARGINS
-    mend: bool = True
+    tries: int = 600
+    turns: int = 16
 
     def solve(
         self, problem: Problem, budget_bytes: int, hints: Sequence[Solution] = ()
@@ -140,10 +142,10 @@ class AutoPlanner(Planner):
         hinted = [Schedule.runs_in(hint.order) for hint in hints]
         bound, lowered = self._plan(problem, search, hinted)
         best = Best(problem, budget_bytes, tuple(schedule.order())).or_else(lowered)
-        if best.missed_bytes and self.mend and budget_bytes > 0 and bound < math.inf:
-            plain = replace(self, mend=False)
+        if best.missed_bytes and self.tries and budget_bytes > 0 and bound < math.inf:
+            plain = replace(self, tries=0, turns=0)
             work = self._allowed(problem)
-            best = mended(search, best, work, lambda less: plain.solve(problem, less))
+            best = mended(search, best, work, self.tries, lambda less: plain.solve(problem, less))
         return Solution(
             best.order,
             self.name,
@@ -154,7 +156,11 @@ class AutoPlanner(Planner):
 
     def quick(self) -> AutoPlanner:
         """See `Planner.quick`."""
-        return replace(self, work=self.work // 10, rounds=1, starts=1, mend=False)
+        return replace(self, work=self.work // 10, rounds=1, starts=1, tries=0, turns=0)
+
+    def patient(self) -> AutoPlanner:
+        """See `Planner.patient`."""
+        return replace(self.quick(), tries=PATIENT_TRIES)
 
     def _plan(
         self, problem: Problem, search: Search, hinted: list[list[Run]]
@@ -181,7 +187,7 @@ class AutoPlanner(Planner):
         pool += self._outcomes(search, self._rules(problem, forward, search, pool))
         far = min(pool)[0] > bound + FAR * problem.total_cost
         lowered: tuple[int, ...] = ()
-        if far and self.mend and bound < math.inf and 4 * size <= self._columns(problem):
+        if far and self.turns and bound < math.inf and 4 * size <= self._columns(problem):
             hard = bound > HARD * problem.total_cost
             outcome, lowered = self._lowered(problem, search, int(peaks.max()), hard)
             pool.append(outcome)
@@ -207,7 +213,7 @@ class AutoPlanner(Planner):
         outcomes: list[Outcome] = []
         best, lowest = (True, math.inf), problem.identity
         stalled = 0
-        for turn, order in enumerate(lowering.turns(lowest, peak_bytes, TURNS), 1):
+        for turn, order in enumerate(lowering.turns(lowest, peak_bytes, self.turns), 1):
             search.go_to(Schedule.runs_in(order))
             outcomes.append((search.score(), search.runs()))
             found = lowering.missed(order), lowering.score(order)

@@ -31,5 +31,9 @@ class Planner(ABC):
         """
 
     def quick(self) -> Planner:
-        """The same algorithm with less work, to find out whether a budget is worth more."""
+        """The same algorithm with little work: what compiled programs are planned with."""
+        return self
+
+    def patient(self) -> Planner:
+        """The same algorithm with enough work for a budget that `quick` has missed."""
         return self

@@ -27,7 +27,6 @@ from memjax.simulate import simulate
 
 SMALL = 20  # nodes: some hundred milliseconds of the exact planner
 LARGE = 400  # nodes above which only one schedule is cut, and nothing is planned for less
-MOST_TRIES = 600  # of cuts
 TRIES = 800_000  # times nodes: about eight seconds
 EARLIER = (0, 1, 2, 4, 8)  # stages before the highest one, from which values are made again
 MOST_RUNS = 12_000  # of a schedule that holds least: about two seconds
@@ -59,13 +58,16 @@ class Best:
         return other if order and other.rank < self.rank else self
 
 
-def mended(search: Search, best: Best, work: int, plan_for: Callable[[int], Solution]) -> Best:
+def mended(
+    search: Search, best: Best, work: int, most_tries: int, plan_for: Callable[[int], Solution]
+) -> Best:
     """The best schedule of the four steps; the first that meets the budget ends them.
 
     Args:
         search: at the schedule that it found.
         best: the best schedule so far.
         work: changes that the search may make for each start.
+        most_tries: of cuts, for each start.
         plan_for: a plan for another budget, without these steps.
     """
     problem = best.problem
@@ -73,7 +75,7 @@ def mended(search: Search, best: Best, work: int, plan_for: Callable[[int], Solu
         exact = ExactPlanner(branches=1_000).solve(problem, search.budget)
         best = best.or_else(exact.order if exact.met else ())
     if best.missed_bytes:
-        best = _cut(search, best, work)
+        best = _cut(search, best, work, most_tries)
     if best.missed_bytes:
         missed = search.score(), search.runs()
         if not _from_the_top(search, work):
@@ -84,10 +86,10 @@ def mended(search: Search, best: Best, work: int, plan_for: Callable[[int], Solu
     return best
 
 
-def _cut(search: Search, best: Best, work: int) -> Best:
+def _cut(search: Search, best: Best, work: int, most_tries: int) -> Best:
     """From the best schedule so far and from the plain one, by cuts."""
     problem = best.problem
-    tries = min(MOST_TRIES, TRIES // len(problem.nodes))
+    tries = min(most_tries, TRIES // len(problem.nodes))
     starts = (best.order, problem.identity)
     for start in dict.fromkeys(starts if len(problem.nodes) <= LARGE else starts[:1]):
         cuts = CutSearch(problem, start, search.budget)

@@ -123,7 +123,9 @@ class ReorderPlanner(Planner):
         if promise < most:
             full = AutoPlanner(rounds=2, seed=self.seed)
             if len(problem.nodes) > LARGE and PESSIMISM * promise >= most:
-                short = replace(full, work=4_000, rounds=0, starts=1, bound_columns=0, mend=False)
+                short = replace(
+                    full, work=4_000, rounds=0, starts=1, bound_columns=0, tries=0, turns=0
+                )
                 tried = _Attempt.of(problem, budget, short.solve(problem, budget).order)
                 if tried.score >= most:
                     return best

@@ -28,7 +28,7 @@ from memjax.simulate import simulate
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 graphs = pytest.importorskip("graphs")
 
-QUICK = AutoPlanner(work=1_500, rounds=1, mend=False)
+QUICK = AutoPlanner(work=1_500, rounds=1, tries=0, turns=0)
 QUICK_FREE = ReorderPlanner(moves=30, starts=1, turns=1)
 MANY = settings(
     max_examples=1_500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
