@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from memjax import _compat
+from memjax.advice import helps
 from memjax.budget import budget_bytes, format_bytes
 from memjax.closed_loop import BudgetInfeasible, Fitted, Loop
 from memjax.compile import Footprint
@@ -29,7 +30,6 @@ from memjax.planners import Planner, get_planner
 from memjax.report import (
     Analysis,
     Report,
-    fitted_holders,
     make_analysis,
     make_report,
 )
@@ -306,18 +306,16 @@ def explained(
     error: BudgetInfeasible, donations: Sequence[Donation], lead: str = ""
 ) -> BudgetInfeasible:
     """Say what fills the floor and what would help, after `lead`."""
-    holders = fitted_holders(error.fitted)
-    refused = sum(d.bytes for d in donations if not d.donated)
-    budget = f"a budget of at least {error.floor_bytes} bytes (memjax.floor may find less)"
-    helps = [budget, "a smaller batch"]
-    if refused:
-        helps.append(f"donation of what was kept ({format_bytes(refused)}; see the report)")
+    report = make_report(error.fitted, error.budget_bytes, donations)
+    held = report.holders if report.xla is None else report.xla.holders
+    whose = "the predicted" if report.xla is None else "XLA's own"
     message = "\n".join(
         [
             f"{lead}{error}.",
-            "Held at its peak:",
-            *holder_lines(holders),
-            f"What helps: {', '.join(helps)}.",
+            f"Held at {whose} peak of that program:",
+            *holder_lines(held),
+            "What helps:",
+            *(f"  - {help}" for help in helps(error.fitted, donations, error.budget_bytes)),
         ]
     )
     return BudgetInfeasible(message, error.budget_bytes, error.floor_bytes, error.fitted)
@@ -328,16 +326,20 @@ def plan(step: Callable[..., Any], *args: Any, budget: int | str, **settings: An
     return memory_budget(budget, **settings)(step).plan(*args)
 
 
-def analyze(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysis:
-    """What a step holds as it is: timeline, peak, and who holds it. Compiles nothing.
+def analyze(step: Callable[..., Any], *args: Any, compile: bool = False, **kwargs: Any) -> Analysis:
+    """What a step holds as it is: timeline, peak, and who holds it.
 
     Args:
         step: the step, undecorated.
         args: its arguments; `jax.ShapeDtypeStruct` leaves will do.
-        kwargs: likewise.
+        compile: whether the step is compiled as it is, so that XLA's bytes stand beside the
+            predicted ones. Nothing is compiled otherwise. A keyword argument of the step that
+            is called `compile` cannot be given here.
+        kwargs: keyword arguments of the step.
     """
     loop, donations = loop_for(step, args, kwargs)
-    return make_analysis(loop.as_it_is, donations, loop.residents(loop.program))
+    fitted = loop.result(loop.compile_as_it_is(0)) if compile else None
+    return make_analysis(loop.as_it_is, donations, loop.residents(loop.program), fitted)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,11 @@ def analysis_html(found: Analysis) -> str:
     """An analysis."""
     numbers = [
         ("predicted peak", format_bytes(found.peak_bytes)),
+        *(
+            ()
+            if found.compiled is None
+            else (("compiled", format_bytes(found.compiled.total_bytes)),)
+        ),
         ("held throughout", format_bytes(found.base_bytes)),
         ("eqns", f"{found.eqns:,}"),
         ("GFLOP", f"{found.flops / 1e9:.2f}"),

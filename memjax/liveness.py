@@ -8,8 +8,10 @@ Definitions
    elementwise, everybody who reads it fuses what it reads, and either a single eqn reads it
    (in the end, through free values) or it is a cheap function of at most one large stored
    value. (Several readers of a function of two large values would keep both alive; XLA stores
-   it.) What a loop reads in every iteration is stored, unless it is another view of something
-   stored.
+   it. So it does what is spread out from smaller values, as the differences of all pairs, where
+   that is reduced over different axes.) A reduction of a few elements each is free where a
+   single elementwise eqn reads it. What a loop reads in every iteration is stored, unless it is
+   another view of something stored.
 2. The *stored* values of a free one are what is left when free values are traced back to
    what they are computed from: what must be alive wherever the free value is read.
 3. The live range of a stored value is `[its eqn, one past its last reader)`, where an eqn
@@ -34,6 +36,11 @@ if TYPE_CHECKING:
 
 SCALAR_BYTES = 256
 """Values up to this size are counted but never worth a decision."""
+
+
+LARGE = 8
+"""One value is much smaller than another below one part in so many: a guess between the last
+dimensions of a network, 16 and more, and the coordinates of a point, 2 or 3."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +185,13 @@ def _could_fuse(program: Program, eqn: Eqn) -> bool:
 
 
 def _is_free(program: Program, eqn: Eqn, stored_reads: tuple[int, ...]) -> bool:
-    if len(eqn.outputs) != 1 or eqn.has_effects or eqn.primitive not in primitives.FUSIBLE:
+    if len(eqn.outputs) != 1 or eqn.has_effects:
         return False
     output = eqn.outputs[0]
     if output in program.result_values:
         return False
+    if eqn.primitive not in primitives.FUSIBLE:
+        return _is_short_reduction(program, eqn)
     size = program.value_bytes[output]
     if eqn.primitive not in primitives.ALIASES and _is_read_in_a_loop(
         program, output, stored_reads
@@ -196,7 +205,45 @@ def _is_free(program: Program, eqn: Eqn, stored_reads: tuple[int, ...]) -> bool:
     if len(readers) <= 1:
         return True
     large = [v for v in stored_reads if _is_large(program, v, size)]
-    return eqn.primitive in primitives.CHEAP and len(large) <= 1
+    if eqn.primitive not in primitives.CHEAP or len(large) > 1:
+        return False
+    return not (is_spread_out(program, output) and len(_reduced_axes(program, output)) > 1)
+
+
+def _is_short_reduction(program: Program, eqn: Eqn) -> bool:
+    """Whether a reduction of few elements each is part of the fusion of its only reader."""
+    if eqn.primitive not in primitives.REDUCTION or len(eqn.reads) != 1:
+        return False
+    (output,) = eqn.outputs
+    readers = program.consumers[output]
+    if LARGE * program.value_bytes[output] < program.value_bytes[eqn.reads[0]]:
+        return False
+    fusing = primitives.CHEAP | primitives.COSTLY
+    return len(readers) == 1 and program.eqns[readers[0]].primitive in fusing
+
+
+def _reduced_axes(program: Program, value: int) -> set[tuple[int, ...]]:
+    """The axes over which reductions read a value that is spread out from smaller ones.
+
+    Through elementwise eqns that read nothing of its size: those have it as part of a fusion.
+    """
+    found: set[tuple[int, ...]] = set()
+    seen, stack = {value}, [value]
+    while stack:
+        for reader in program.consumers[stack.pop()]:
+            eqn = program.eqns[reader]
+            if eqn.primitive in primitives.REDUCTION:
+                found.add(tuple(eqn.raw.params.get("axes", ())))
+            elif eqn.primitive in primitives.FUSIBLE and eqn.outputs[0] not in seen:
+                seen.add(eqn.outputs[0])
+                if is_spread_out(program, eqn.outputs[0]):
+                    stack.append(eqn.outputs[0])
+    return found
+
+
+def is_spread_out(program: Program, value: int) -> bool:
+    """Whether a value is an elementwise function of nothing but smaller ones."""
+    return 0 < LARGE * program.source_bytes[value] < program.value_bytes[value]
 
 
 def _is_read_in_a_loop(program: Program, value: int, stored_reads: tuple[int, ...]) -> bool:
@@ -211,4 +258,4 @@ def _is_read_in_a_loop(program: Program, value: int, stored_reads: tuple[int, ..
 
 def _is_large(program: Program, value: int, size: int) -> bool:
     """Whether holding `value` weighs against storing a value of `size` bytes instead."""
-    return program.producer[value] >= 0 and 8 * program.value_bytes[value] >= size
+    return program.producer[value] >= 0 and LARGE * program.value_bytes[value] >= size

@@ -17,6 +17,7 @@ from memjax.closed_loop import AS_IT_IS, Attempt, Fitted
 from memjax.coarsen import Coarse
 from memjax.compile import Footprint
 from memjax.donation import Donation
+from memjax.doubts import Doubt, doubts
 from memjax.holders import Holder, Ledger, Share, by_line, by_module, by_phase
 from memjax.idle import IdleGap, idle_gaps
 from memjax.liveness import Gap
@@ -24,7 +25,7 @@ from memjax.loops.notes import LoopNote, loop_notes
 from memjax.plan import Plan, decisions, schedule_of_plan
 from memjax.residents import Resident
 from memjax.segments import emitted_order, segments
-from memjax.simulate import Timeline, simulate
+from memjax.simulate import Timeline
 from memjax.xla.peak import XlaPeak, xla_peak
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class Analysis:
         values: where each stored value comes from, by the ids that the timeline uses.
         idle: the idle gaps of stored values, in positions of the timeline.
         loops: what is stacked, how often, at which line.
+        doubts: where the prediction may be far off.
+        compiled: XLA's bytes of the step as it is; None where nothing was compiled.
+        xla: what is held at XLA's own peak; None where nothing was compiled, or XLA does not say.
     """
 
     name: str
@@ -60,6 +64,9 @@ class Analysis:
     values: tuple[Holder, ...]
     idle: tuple[IdleGap, ...]
     loops: tuple[LoopNote, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+    compiled: Footprint | None = None
+    xla: XlaPeak | None = None
 
     def __repr__(self) -> str:
         return f"<Analysis of {self.name!r}: peak {format_bytes(self.peak_bytes)}>"
@@ -210,24 +217,39 @@ class Report:
 
 
 def make_analysis(
-    coarse: Coarse, donations: Iterable[Donation], residents: tuple[Resident, ...]
+    coarse: Coarse,
+    donations: Iterable[Donation],
+    residents: tuple[Resident, ...],
+    compiled: Fitted | None = None,
 ) -> Analysis:
-    """The analysis of a program without recomputation."""
+    """The analysis of a program without recomputation.
+
+    Args:
+        coarse: its problem.
+        donations: verdict for each argument.
+        residents: what is held throughout.
+        compiled: the same program, if it was compiled.
+    """
     order = coarse.problem.identity
     ledger = Ledger(coarse, residents)
     timeline = ledger.timeline(order)
+    holders = ledger.at_peak(timeline, order)
+    peak_bytes = max(timeline.peak_bytes, coarse.problem.base_bytes)
     return Analysis(
         name=coarse.graph.program.name,
         timeline=timeline,
-        peak_bytes=max(timeline.peak_bytes, coarse.problem.base_bytes),
+        peak_bytes=peak_bytes,
         base_bytes=coarse.problem.base_bytes,
-        holders=ledger.at_peak(timeline, order),
+        holders=holders,
         eqns=len(coarse.graph.program.eqns),
         flops=sum(coarse.flops),
         donations=tuple(donations),
         values=ledger.values,
         idle=idle_gaps(coarse.problem, order),
         loops=loop_notes(coarse),
+        doubts=doubts(coarse.graph, peak_bytes),
+        compiled=None if compiled is None else compiled.chosen.measured.footprint,
+        xla=None if compiled is None else xla_peak(compiled.step.compiled, ledger, holders),
     )
 
 
@@ -237,13 +259,6 @@ def emitted_by(fitted: Fitted) -> tuple[int, ...]:
     if chosen.purpose == AS_IT_IS:
         return coarse.problem.identity
     return emitted_order(segments(coarse, schedule_of_plan(coarse, chosen.plan)))
-
-
-def fitted_holders(fitted: Fitted) -> tuple[Holder, ...]:
-    """What is held at the predicted peak of the chosen program, largest first."""
-    order = emitted_by(fitted)
-    timeline = simulate(fitted.coarse.problem, order)
-    return Ledger(fitted.coarse, fitted.residents).at_peak(timeline, order)
 
 
 def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]) -> Report:

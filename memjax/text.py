@@ -28,13 +28,43 @@ def analysis_text(found: Analysis, most: int | None = MOST) -> str:
     lines = [
         f"{found.name}: {found.eqns} eqns, {found.flops / 1e9:.2f} GFLOP",
         f"  predicted peak     {format_bytes(found.peak_bytes):>12}",
+        *_compiled_lines(found),
+        *_doubt_lines(found, most),
         f"  held throughout    {format_bytes(found.base_bytes):>12}  (arguments, results)",
-        "  held at the peak:",
+        "  held at the predicted peak:",
         *holder_lines(found.holders, most),
         *share_lines(found.holders, most),
+        *_xla_holder_lines(found, most),
         *loop_lines(found.loops, most),
     ]
     return "\n".join(lines)
+
+
+def _compiled_lines(found: Analysis) -> list[str]:
+    if found.compiled is None:
+        return []
+    total = found.compiled.total_bytes
+    difference = total / max(found.peak_bytes, 1) - 1
+    part = f"({100 * difference:+.1f} % of predicted)"
+    return [f"  compiled           {format_bytes(total):>12}  {part}"]
+
+
+def _doubt_lines(found: Analysis, most: int | None) -> list[str]:
+    """Where the prediction is unsure; nothing where XLA itself was asked."""
+    if found.compiled is not None or not found.doubts:
+        return []
+    shown = found.doubts[: None if most is None else max(1, most // 2)]
+    lines = ["  unsure of (analyze(…, compile=True) asks XLA):", *(f"    {d}" for d in shown)]
+    if len(found.doubts) > len(shown):
+        lines.append(f"    and {len(found.doubts) - len(shown)} more")
+    return lines
+
+
+def _xla_holder_lines(found: Analysis, most: int | None) -> list[str]:
+    if found.xla is None:
+        return []
+    where = f"  held at XLA's own peak, {format_bytes(found.xla.total_bytes)}:"
+    return [where, *holder_lines(found.xla.holders, most), *share_lines(found.xla.holders, most)]
 
 
 def report_text(found: Report, most: int | None = MOST) -> str:

@@ -28,6 +28,9 @@ def analysis(found: Analysis) -> dict[str, Any]:
         **_peak(found),
         "donations": [asdict(d) for d in found.donations],
         "timeline": found.timeline.to_dict(),
+        "doubts": [asdict(d) for d in found.doubts],
+        "compiled_bytes": None if found.compiled is None else found.compiled.total_bytes,
+        "xla": xla_peak(found.xla),
     }
 
 

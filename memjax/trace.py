@@ -128,6 +128,17 @@ class Program:
         return tuple(_compat.aval_bytes(aval) for aval in self.avals)
 
     @cached_property
+    def source_bytes(self) -> tuple[int, ...]:
+        """Bytes of the largest value that each one is an elementwise function of, by value id."""
+        sizes = list(self.value_bytes)
+        for eqn in self.eqns:
+            if eqn.primitive in primitives.FUSIBLE:
+                largest = max((sizes[v] for v in eqn.reads), default=0)
+                for value in eqn.outputs:
+                    sizes[value] = largest
+        return tuple(sizes)
+
+    @cached_property
     def producer(self) -> tuple[int, ...]:
         """Index of the eqn that writes each value; -1 for arguments and constants."""
         producer = [-1] * len(self.avals)

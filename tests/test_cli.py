@@ -392,7 +392,7 @@ def test_an_infeasible_budget_has_its_own_exit_code_and_says_what_holds_it(capsy
         assert cli.main([command, *ON_STEP, "--budget", "1KiB"]) == cli.EXIT_INFEASIBLE
         error = capsys.readouterr().err
         assert "no plan fits 1.0 KiB" in error
-        assert "Held at its peak" in error
+        assert "own peak" in error
 
 
 def test_interrupted(monkeypatch, capsys):

@@ -64,17 +64,20 @@ def save_page(found: Any, path: str | None) -> None:
 
 @click.command()
 @on_a_step
+@click.option("--compiled", is_flag=True, help="Compile it as well, and state XLA's bytes.")
 @html_option
 @full_option
 @as_json_option
-def analyze(step: str, arguments: str, html: str | None, full: bool, as_json: bool) -> None:
-    """What a step holds as it is, and who holds it. Compiles nothing."""
+def analyze(
+    step: str, arguments: str, compiled: bool, html: str | None, full: bool, as_json: bool
+) -> None:
+    """What a step holds as it is, and who holds it; predicted, unless --compiled."""
     with working(f"loading {step}") as tell:
         target = load_target(step, arguments)
         import memjax
 
-        tell("tracing and counting")
-        found = memjax.analyze(target.step, *target.args, **target.kwargs)
+        tell("compiling" if compiled else "tracing and counting")
+        found = memjax.analyze(target.step, *target.args, compile=compiled, **target.kwargs)
         save_page(found, html)
     echo(found, as_json, full)
 
