@@ -18,6 +18,7 @@ import jax
 import jaxlib.version
 import numpy as np
 from jax._src import source_info_util
+from jax._src.interpreters import partial_eval
 from jax.extend import core as jex
 
 Literal = jex.Literal
@@ -44,6 +45,23 @@ def jaxpr_parts(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
     consts = tuple(getattr(jaxpr, "consts", ()))
     inner = getattr(jaxpr, "jaxpr", jaxpr)
     return inner, consts
+
+
+def with_jaxpr(closed: Any, jaxpr: Any) -> Any:
+    """What a version calls a closed jaxpr, with another jaxpr over the same constants."""
+    return jaxpr if jaxpr_parts(closed)[0] is closed else closed.replace(jaxpr=jaxpr)
+
+
+def dce_jaxpr(jaxpr: Any, used: Sequence[bool], kept: Sequence[bool]) -> tuple[Any, list[bool]]:
+    """JAX's own removal of dead code: the reduced jaxpr, and which arguments it still takes.
+
+    Args:
+        jaxpr: without its constants, where a version keeps them apart.
+        used: for each result, whether it is read.
+        kept: for each argument, whether it stays although nothing reads it.
+    """
+    reduced, taken = partial_eval.dce_jaxpr(jaxpr, list(used), list(kept))
+    return reduced, list(taken)
 
 
 def inlinable_body(eqn: Any) -> Any | None:

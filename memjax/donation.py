@@ -2,32 +2,32 @@
 
 In: a `Program`. Out: a verdict for each flat argument, with the reason.
 
-A leaf is donated when some result has its shape and dtype and is an *update* of it: the leaf
-itself, or reached from it through elementwise eqns that keep the shape. And its argument must
-be *state*: some update of it depends on another argument, as new parameters depend on the
-batch. A batch that is passed on, or normalized and returned, depends on nothing else and is
-kept; so is everything that only goes through matmuls and reductions. Each result is taken
-by one leaf.
+Which arguments are state, and which results are of which leaf, says `memjax.state`. Of a state
 
-Not handled: a batch that is combined elementwise with another argument and returned (with
-random noise, say) looks like state. `donate=` overrides.
+1. a leaf is given up for a result of its own; each result takes one buffer, and as many leaves
+   as possible are given up;
+2. a leaf that is left takes the result in its place, whatever computed it;
+3. a leaf that nothing reads is kept: `jax.jit` does not hand it to the compiled program.
+
+So evaluation, a layer `tanh(x @ w)` and a step that returns gradients give up nothing.
+
+Not handled: what is combined elementwise with another argument and returned looks like state,
+such as a batch with random noise, or what goes through a layer that adds to it; so does a
+gradient to which something of the parameters was added by hand. `donate=` overrides. Of a
+state that comes back through nothing but matmuls, sorts and kernels nothing is given up.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
+from functools import cached_property
 from typing import Any
 
 import jax
 
-from memjax import primitives
+from memjax.state import Evidence
 from memjax.trace import Program
-
-_UPDATES = primitives.FUSIBLE | {"scatter", "scatter-add", "dynamic_update_slice"}
 
 
 @dataclass(frozen=True)
@@ -62,94 +62,115 @@ def match_donations(
     Args:
         program: the step.
         candidates: indices of the flat arguments that the caller wants to give up, who then
-            need no update of theirs among the results, only one of the same type; None
-            decides by updates.
+            need no result of theirs, only one of the same type; None decides by updates.
     """
-    automatic = candidates is None
-    state = _state_roots(program) if automatic else frozenset()
-    free_results = dict(enumerate(program.results))
+    evidence = Evidence(program)
+    asked = evidence.state_leaves if candidates is None else sorted(candidates)
+    wanted = [leaf for leaf in asked if evidence.is_read(leaf)]
+    result_of = _matched({leaf: evidence.results_of(leaf) for leaf in wanted})
+    left = [leaf for leaf in wanted if leaf not in result_of]
+    if candidates is None:
+        _take_places(evidence, left, result_of)
+    else:
+        _take_any(evidence, left, result_of)
+    why = _Reasons(evidence, candidates, frozenset(result_of.values()))
     verdicts = []
     for index, (value, name) in enumerate(
         zip(program.arguments, program.argument_names, strict=True)
     ):
-        result, reason = None, "kept as asked"
-        if automatic and _root(name) not in state:
-            reason = f"nothing of {_root(name)} is updated from other arguments"
-        elif automatic or index in (candidates or ()):
-            result, reason = _find_result(program, value, free_results, automatic)
-        if result is not None:
-            free_results.pop(result)
-        verdicts.append(Donation(index, name, program.value_bytes[value], result, reason))
+        reason = "" if index in result_of else why.kept(index)
+        size = program.value_bytes[value]
+        verdicts.append(Donation(index, name, size, result_of.get(index), reason))
     return tuple(verdicts)
 
 
-def _root(name: str) -> str:
-    """The argument that a leaf belongs to: `state` of `state.params['w']`."""
-    if name.startswith("args["):  # parameters without names
-        return name.split("]")[0]
-    return re.split(r"[.\[]", name, maxsplit=1)[0]
+def _take_places(evidence: Evidence, leaves: Sequence[int], result_of: dict[int, int]) -> None:
+    """Give leaves of a state the results in their places, where nothing has taken them."""
+    taken = set(result_of.values())
+    wholes = evidence.wholes(result_of)
+    for leaf in leaves:
+        number = evidence.in_its_place(leaf, wholes)
+        if number is not None and number not in taken:
+            result_of[leaf] = number
+            taken.add(number)
 
 
-def _state_roots(program: Program) -> frozenset[str]:
-    """The arguments of which some update depends on another one; all, if there is one."""
-    roots = [_root(name) for name in program.argument_names]
-    bit = {root: 1 << i for i, root in enumerate(dict.fromkeys(roots))}
-    if len(bit) == 1:
-        return frozenset(bit)
-    depends = [0] * len(program.avals)
-    for root, value in zip(roots, program.arguments, strict=True):
-        depends[value] = bit[root]
-    for eqn in program.eqns:
-        mask = reduce(or_, (depends[v] for v in eqn.reads), 0)
-        for value in eqn.outputs:
-            depends[value] = mask
-    state = set()
-    for root, value in zip(roots, program.arguments, strict=True):
-        updates = _updates_of(program, value) & program.result_values if root not in state else ()
-        if any(depends[u] & ~bit[root] for u in updates):
-            state.add(root)
-    return frozenset(state)
+def _take_any(evidence: Evidence, leaves: Sequence[int], result_of: dict[int, int]) -> None:
+    """Give leaves any results of their types that nothing has taken."""
+    taken = set(result_of.values())
+    free: dict[Any, list[int]] = {}
+    for number in reversed(evidence.values):
+        if number not in taken:
+            free.setdefault(evidence.result_types[number], []).append(number)
+    for leaf in leaves:
+        fitting = free.get(evidence.leaf_types[leaf])
+        if fitting:
+            result_of[leaf] = fitting.pop()
 
 
-def _find_result(
-    program: Program, value: int, free_results: dict[int, Any], only_updates: bool
-) -> tuple[int | None, str]:
-    aval = program.avals[value]
-    same_type = [
-        index
-        for index, result in free_results.items()
-        if isinstance(result, int) and _same_type(program.avals[result], aval)
-    ]
-    if not same_type:
-        return None, f"no result of type {aval.str_short()} is left to take its buffer"
-    updates = _updates_of(program, value)
-    for index in same_type:
-        if program.results[index] in updates:
-            return index, ""
-    if only_updates:
-        return None, "no result is an elementwise update of it"
-    return same_type[0], ""
+@dataclass(frozen=True)
+class _Reasons:
+    """Why leaves are kept.
+
+    Attributes:
+        evidence: of the step.
+        candidates: the leaves that the caller wants to give up, if any were named.
+        taken: the results that leaves take.
+    """
+
+    evidence: Evidence
+    candidates: Collection[int] | None
+    taken: frozenset[int]
+
+    @cached_property
+    def free_types(self) -> frozenset[Any]:
+        """The types of the results that no leaf takes."""
+        free = (n for n in self.evidence.values if n not in self.taken)
+        return frozenset(self.evidence.result_types[n] for n in free)
+
+    def kept(self, leaf: int) -> str:
+        """The reason for which a leaf that takes no result is kept."""
+        evidence, root = self.evidence, self.evidence.roots[leaf]
+        if self.candidates is not None and leaf not in self.candidates:
+            return "kept as asked"
+        if self.candidates is None and root not in evidence.state:
+            reason = f"nothing of {root} is updated from other arguments"
+            gradient = any(evidence.is_only_its_gradient(leaf, n) for n in evidence.values)
+            return f"{reason}: a gradient is no update" if gradient else reason
+        if not evidence.is_read(leaf):
+            return "the step does not read it, so it is not handed to the device program"
+        if evidence.leaf_types[leaf] not in self.free_types:
+            aval = evidence.program.avals[evidence.program.arguments[leaf]]
+            return f"no result of type {aval.str_short()} is left to take its buffer"
+        return "no result is an update of it, or comes back in its place"
 
 
-def _same_type(one: Any, other: Any) -> bool:
-    return bool(one.shape == other.shape and one.dtype == other.dtype)
+def _matched(results_of: Mapping[int, Sequence[int]]) -> dict[int, int]:
+    """A result for as many leaves as possible, by augmenting paths (Kuhn 1955, Berge 1957).
 
-
-def _updates_of(program: Program, value: int) -> set[int]:
-    """Values reached from `value` through elementwise eqns that keep its shape."""
-    shape = program.avals[value].shape
-    reached = {value}
-    stack = [value]
-    while stack:
-        for reader in program.consumers[stack.pop()]:
-            eqn = program.eqns[reader]
-            if eqn.primitive not in _UPDATES:
-                continue
-            for output in eqn.outputs:
-                if output not in reached and program.avals[output].shape == shape:
-                    reached.add(output)
-                    stack.append(output)
-    return reached
+    Args:
+        results_of: the results that each leaf may take, the best one first.
+    """
+    result_of: dict[int, int] = {}
+    leaf_of: dict[int, int] = {}
+    for start in results_of:
+        seen_from: dict[int, int] = {}
+        waiting = [start]
+        found = None
+        for leaf in waiting:  # grows while it is read: breadth first
+            for number in results_of[leaf]:
+                if number not in seen_from:
+                    seen_from[number] = leaf
+                    if number not in leaf_of:
+                        found = number
+                        break
+                    waiting.append(leaf_of[number])
+            if found is not None:
+                break
+        while found is not None:
+            leaf = seen_from[found]
+            leaf_of[found], result_of[leaf], found = leaf, found, result_of.get(leaf)
+    return result_of
 
 
 def without_shared_buffers(leaves: Sequence[Any], donations: Sequence[Donation]) -> tuple[Any, ...]:

@@ -131,8 +131,7 @@ def _swapped(matmul: Eqn, transposed: Eqn) -> Eqn:
     params: dict[str, Any] = dict(matmul.raw.params)
     contract, batch = params["dimension_numbers"]
     params["dimension_numbers"] = (tuple(reversed(contract)), tuple(reversed(batch)))
-    if isinstance(params.get("precision"), tuple):
-        params["precision"] = tuple(reversed(params["precision"]))
+    params["precision"] = _swapped_precision(params["precision"])
     raw = _compat.replace_eqn(
         matmul.raw,
         params=params,
@@ -142,6 +141,18 @@ def _swapped(matmul: Eqn, transposed: Eqn) -> Eqn:
     return Eqn(
         raw, tuple(reversed(matmul.inputs)), transposed.outputs, matmul.name_stack, matmul.call
     )
+
+
+def _swapped_precision(precision: Any) -> Any:
+    """A matmul's precision when its operands change places."""
+    if isinstance(precision, jax.lax.DotAlgorithm):  # a tuple as well
+        return precision._replace(
+            lhs_precision_type=precision.rhs_precision_type,
+            rhs_precision_type=precision.lhs_precision_type,
+            lhs_component_count=precision.rhs_component_count,
+            rhs_component_count=precision.lhs_component_count,
+        )
+    return tuple(reversed(precision)) if isinstance(precision, tuple) else precision
 
 
 def scatter_into_sum(program: Program) -> Program:

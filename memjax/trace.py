@@ -4,7 +4,8 @@ In: a step and its arguments. Out: `Program`.
 
 Nested `jit`, `closed_call`, `custom_jvp_call` and `custom_vjp_call` are inlined, unless a
 nested `jit` sets shardings, layouts or compiler options. Loops, branches, `shard_map`,
-kernels, custom calls and the user's own `jax.checkpoint` stay single eqns.
+kernels, custom calls and the user's own `jax.checkpoint` stay single eqns. What nobody reads
+is taken out first, from inside of them too.
 
 Derivative rules of inlined custom calls are gone: a `Program` is to be run, not to be
 differentiated.
@@ -21,6 +22,7 @@ import jax
 from jax.tree_util import PyTreeDef, keystr, tree_flatten_with_path
 
 from memjax import _compat, primitives
+from memjax.dead import without_dead_work
 from memjax.module_names import nnx_scopes
 from memjax.source_lines import user_line
 
@@ -251,7 +253,7 @@ class _Flattener:
     def run_top(
         self, closed: Any
     ) -> tuple[tuple[int, ...], tuple[tuple[int, Any], ...], tuple[Operand, ...]]:
-        jaxpr, consts = _compat.jaxpr_parts(closed)
+        jaxpr, consts = without_dead_work(closed)
         arguments = tuple(self.new_value(v) for v in jaxpr.invars)
         results = self.run(jaxpr, consts, arguments, _compat.NameStack())
         return arguments, tuple(self.constants), tuple(results)

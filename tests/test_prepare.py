@@ -109,6 +109,21 @@ def test_precisions_change_places():
     assert [str(p) for p in eqn.raw.params["precision"]] == ["DEFAULT", "HIGHEST"]
 
 
+def test_algorithms_of_matmuls_change_places():
+    """Two components of the left operand become two of the right one."""
+    f32 = np.float32
+    algorithm = jax.lax.DotAlgorithm(f32, jnp.bfloat16, f32, 2, 1, 3, False)
+
+    def step(a, b):
+        numbers = (((1,), (0,)), ((), ()))
+        return jax.lax.dot_general(a, b, numbers, precision=algorithm, preferred_element_type=f32).T
+
+    (eqn,) = swap_transposed_matmuls(trace(step, (shape(3, 4), shape(4, 5)))).eqns
+    swapped = jax.lax.DotAlgorithm(jnp.bfloat16, f32, f32, 1, 2, 3, False)
+    assert eqn.raw.params["precision"] == swapped
+    assert eqn.raw.params["preferred_element_type"] == f32
+
+
 def twice_read(a, b):
     y = a @ b
     return y.T, jnp.sum(y)
