@@ -127,6 +127,14 @@ class Loop:
         """The problem of the program as the user wrote it."""
         return self.coarsen(look_inside(self.program))
 
+    @property
+    def bound_bytes(self) -> int:
+        """What no plan goes below, by prediction: what the largest eqn holds, or, where loops may
+        be changed, arguments and results.
+        """
+        problem = self.prepared.problem
+        return problem.base_bytes if self.prepared.bodies else problem.single_node_floor_bytes
+
     @cached_property
     def eqns(self) -> int:
         """How many eqns the program has, those of bodies included."""
@@ -201,7 +209,7 @@ class Loop:
             patient: whether more work is worth it where little has missed the target.
         """
         plan, met = self._asked(budget_bytes, target_bytes, self.quick)
-        possible = target_bytes >= self.prepared.problem.single_node_floor_bytes
+        possible = target_bytes >= self.bound_bytes
         if not met and patient and possible and self.patient != self.quick:
             plan, met = self._asked(budget_bytes, target_bytes, self.patient)
         return plan, met

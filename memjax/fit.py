@@ -45,6 +45,8 @@ NEAR_BOUND = 1.03
 largest eqn holds; a guess: predictions themselves are off by as much."""
 AIMS = 3
 """So many searches aim between the tightest plan and that bound."""
+LOWEST_AIM = 0.9
+"""None of them aims at less than this part of the best so far; a guess."""
 LOOSER_PERCENT = 4
 """Besides the tightest plan one that is predicted this much larger is compiled: each further
 segment has a barrier's small copies, so that it may take less."""
@@ -67,7 +69,7 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
     for attempt in _at_once(loop, budget_bytes, given):
         if attempt.total_bytes <= budget_bytes:
             return loop.result(attempt)
-    if budget_bytes >= loop.prepared.problem.single_node_floor_bytes:
+    if budget_bytes >= loop.bound_bytes:
         for for_memory in loop.schedules:
             if not _fitting(loop, budget_bytes):
                 _tighten(loop, budget_bytes, for_memory)
@@ -187,11 +189,11 @@ def _tightest(loop: Loop, budget_bytes: int) -> Plan:
     one reaches that aims between its outcome and what no plan at this order can go below.
     """
     best, _ = loop.solve(budget_bytes, 0, patient=False)
-    bound_bytes = loop.prepared.problem.single_node_floor_bytes
     for _ in range(AIMS):
-        if best.predicted_bytes <= NEAR_BOUND * bound_bytes:
+        if best.predicted_bytes <= NEAR_BOUND * loop.bound_bytes:
             break
-        aim_bytes = (best.predicted_bytes + bound_bytes) // 2
+        halfway_bytes = (best.predicted_bytes + loop.bound_bytes) // 2
+        aim_bytes = max(halfway_bytes, int(LOWEST_AIM * best.predicted_bytes))
         lower, _ = loop.solve(budget_bytes, aim_bytes, patient=False)
         if lower.predicted_bytes >= best.predicted_bytes:
             break
