@@ -16,7 +16,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import config as jax_config
+from jax._src import core as jax_core
+from jax._src import mesh as jax_mesh
 from jax._src import source_info_util
+from jax._src.interpreters import pxla
 from jax.extend import core as jex
 
 Literal = jex.Literal
@@ -261,6 +265,75 @@ def is_key(aval: Any) -> bool:
 def is_tracer(leaf: Any) -> bool:
     """Whether a leaf stands for a value under an outer transformation."""
     return isinstance(leaf, jax.core.Tracer)
+
+
+_DEVICES_OF_MESH: Any = vars(jax_mesh).get("device_context") or vars(jax_config)["device_context"]
+_STATES: tuple[Any, ...] = (
+    _DEVICES_OF_MESH,  # `jax.set_mesh`; the trace context has its axes
+    *(
+        getattr(jax_config, name)
+        for name in (
+            "bcoo_cusparse_lowering",
+            "debug_infs",
+            "debug_nans",
+            "memory_fitting_level",
+            "optimization_level",
+        )
+        if hasattr(jax_config, name)
+    ),
+)
+"""What decides how a step is traced or compiled, and is not part of JAX's trace context."""
+
+
+def call_context() -> tuple[Any, ...]:
+    """What of JAX's own state decides which program a call runs: the key of `jax.jit`.
+
+    The trace in force, the mesh, the default device, matmul precision, 64-bit types and the
+    like. Two calls whose arguments have the same types share a program only if this is equal.
+    """
+    states = [state.value for state in _STATES]
+    return (jax_core.trace_ctx.trace, jax_config.trace_context(), *states)
+
+
+def runs_compiled() -> bool:
+    """Whether JAX would run a call of a jitted function now, as one compiled program.
+
+    It would not under a transformation, whatever the arguments are, nor while the user looks
+    for mistakes with `jax_disable_jit`, `jax_debug_nans` or `jax_debug_infs`.
+    """
+    looks_for_mistakes = (
+        jax.config.jax_disable_jit or jax.config.jax_debug_nans or jax.config.jax_debug_infs
+    )
+    return bool(jax_core.trace_state_clean()) and not looks_for_mistakes
+
+
+def is_pytree(value: Any) -> bool:
+    """Whether JAX takes an object apart, and not for a leaf."""
+    return not jax.tree_util.all_leaves([value])
+
+
+def placement(leaf: Any) -> Any:
+    """The sharding of an array or of a struct; its format where the layout is not the default."""
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None or is_key(leaf) or getattr(leaf, "is_deleted", bool)():
+        return sharding
+    given, struct = leaf.format, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return sharding if pxla.is_default_layout(given.layout, sharding, struct) else given
+
+
+def buffers(leaf: Any) -> tuple[Any, ...]:
+    """What stands for the memory of an array, by device; empty for what holds none.
+
+    Two arrays may share memory and be different objects: `jax.device_put(x, x.sharding)`.
+    """
+    if not isinstance(leaf, jax.Array) or is_tracer(leaf) or not leaf.size:
+        return ()
+    array = jax.random.key_data(leaf) if is_key(leaf) else leaf
+    try:
+        shards = array.addressable_shards
+        return tuple((s.device.id, s.data.unsafe_buffer_pointer()) for s in shards)
+    except (AttributeError, NotImplementedError, RuntimeError):  # a backend without pointers
+        return (id(leaf),)
 
 
 def aval_bytes(aval: Any) -> int:
