@@ -20,6 +20,7 @@ from jax._src import config as jax_config
 from jax._src import core as jax_core
 from jax._src import mesh as jax_mesh
 from jax._src import source_info_util
+from jax._src.array import ArrayImpl
 from jax._src.interpreters import pxla
 from jax.extend import core as jex
 
@@ -305,6 +306,13 @@ def runs_compiled() -> bool:
         jax.config.jax_disable_jit or jax.config.jax_debug_nans or jax.config.jax_debug_infs
     )
     return bool(jax_core.trace_state_clean()) and not looks_for_mistakes
+
+
+def is_deleted(leaf: Any) -> bool:
+    """Whether a leaf is an array whose memory was given up. Quick for the usual kind of array."""
+    if type(leaf) is ArrayImpl:
+        return leaf.is_deleted()
+    return isinstance(leaf, jax.Array) and not is_tracer(leaf) and leaf.is_deleted()
 
 
 def is_pytree(value: Any) -> bool:

@@ -89,7 +89,7 @@ class Entry:
         A call that fails takes all of them or none, so one tells which it was, and costs a
         call less than all would.
         """
-        return bool(self.donated) and _is_deleted(leaves[self.donated[0]])
+        return bool(self.donated) and _compat.is_deleted(leaves[self.donated[0]])
 
 
 @dataclass
@@ -425,7 +425,7 @@ class BudgetedStep:
             jax.tree_util.tree_unflatten(call.tree, call.leaves)
         )[0]
         for path, leaf in paths:
-            if _is_deleted(leaf):
+            if _compat.is_deleted(leaf):
                 parameters = _compat.parameter_names(self._step, self._statics.argnums)
                 name = _compat.argument_name(path, parameters)
                 raise RuntimeError(
@@ -442,10 +442,6 @@ def _key(call: Call, context: Hashable) -> Hashable:
 
 def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
     return all(a is b for a, b in zip(some, others, strict=True))
-
-
-def _is_deleted(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and not _compat.is_tracer(leaf) and leaf.is_deleted()
 
 
 def explained(
