@@ -311,7 +311,7 @@ def runs_compiled() -> bool:
 def is_deleted(leaf: Any) -> bool:
     """Whether a leaf is an array whose memory was given up. Quick for the usual kind of array."""
     if type(leaf) is ArrayImpl:
-        return leaf.is_deleted()
+        return bool(leaf.is_deleted())
     return isinstance(leaf, jax.Array) and not is_tracer(leaf) and leaf.is_deleted()
 
 
