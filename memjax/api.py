@@ -141,7 +141,8 @@ def memory_budget(
         planner: a planner's name, or a `Planner`.
         compiler_options: for XLA; they win over memjax's own.
         plan: a plan of an earlier run (`Plan.from_json`), tried first.
-        plan_cache: a folder in which plans are kept between processes; off by default.
+        plan_cache: a folder in which plans are kept between processes; off by default. A file
+            in it that is damaged, or a folder that cannot be written, is a warning.
 
     Returns:
         A decorator; what it makes is called like the step itself. It has `.plan`, `.report`,
@@ -156,11 +157,15 @@ def memory_budget(
 
     Raises:
         ValueError: the budget or another setting is malformed. The first call raises
-            `BudgetInfeasible` where no plan fits.
+            `BudgetInfeasible` where no plan fits, and `InvalidPlan` where `plan` cannot be
+            carried out.
+        TypeError: `plan` is no plan.
     """
     if not (isinstance(budget, str) and budget.strip().endswith("%")):
         budget_bytes(budget)
     get_planner(planner)
+    if not isinstance(plan, Plan | None):
+        raise TypeError(f"plan is a memjax.Plan, as Plan.from_json gives, and not {type(plan)}")
     settings = Settings(
         budget=budget,
         donate=donate,

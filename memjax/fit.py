@@ -48,11 +48,11 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
 
     Raises:
         BudgetInfeasible: nothing that was compiled fits.
-        InvalidPlan: `given` is for another program.
+        InvalidPlan: `given` is for another program, or cannot be carried out.
     """
     if given is not None:
         for for_memory in loop.schedules:
-            attempt = loop.compile(given, "the given plan", for_memory=for_memory)
+            attempt = loop.compile_given(given, for_memory=for_memory)
             if attempt.total_bytes <= budget_bytes:
                 return loop.result(attempt)
     for attempt in _without_recomputation(loop, budget_bytes):

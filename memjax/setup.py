@@ -6,9 +6,11 @@ a `Loop` that knows the device, the shardings and the planner.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from memjax.closed_loop import AS_IT_IS, Fitted, Loop
 from memjax.compile import Target, flat_arguments
 from memjax.donation import Donation, match_donations
 from memjax.fit import fit, with_device_scale
-from memjax.plan import Plan, fingerprint, schedule_of_plan
+from memjax.plan import Plan, fingerprint
 from memjax.plan_cache import load_plan, plan_path, save_plan
 from memjax.planners import Planner, get_planner
 from memjax.signature import Call, Statics, as_tuple, in_call, resolve
@@ -234,35 +236,70 @@ def _flat_out_shardings(settings: Settings, program: Program) -> list[Any] | Non
 
 def spreads(loop: Loop) -> bool:
     """Whether a program runs on several devices."""
-    shardings = [getattr(struct, "sharding", None) for struct in loop.target.arguments]
-    shardings += [*(loop.target.in_shardings or ()), *(loop.target.out_shardings or ())]
-    return any(len(getattr(s, "device_set", ())) > 1 for s in shardings)
-
-
-def _cached_plan(loop: Loop, path: Path) -> Plan | None:
-    """The plan in a file, if it can be carried out; a damaged one is never fatal."""
-    plan = load_plan(path)
-    if plan is None:
-        return None
-    try:
-        schedule_of_plan(loop.coarse_of(plan), plan)
-    except InvalidPlan as error:
-        warnings.warn(f"ignoring the cached plan {path}: {error}", stacklevel=2)
-        return None
-    return plan
+    return any(len(getattr(s, "device_set", ())) > 1 for s in _shardings(loop))
 
 
 def fit_with_cache(loop: Loop, limit: int, settings: Settings) -> Fitted:
-    """Run the closed loop; a plan that the settings give or a folder holds is tried first."""
+    """Run the closed loop; a plan that the settings give or a folder holds is tried first.
+
+    A plan of the folder is never fatal: one that cannot be carried out is ignored with a warning.
+
+    Raises:
+        BudgetInfeasible: nothing fits.
+        InvalidPlan: the plan that the settings give cannot be carried out.
+    """
     if spreads(loop):
         loop = with_device_scale(loop, limit)
-    given, path = settings.plan, None
-    if settings.plan_cache is not None:
-        described = f"{limit}|{loop.target.backend.platform}|{loop.planner}|{loop.target.donated}"
-        program = fingerprint(loop.prepared.graph.program)
-        path = plan_path(settings.plan_cache, program, described)
-        given = given or _cached_plan(loop, path)
-    fitted = fit(loop, limit, given)
-    if path is not None and fitted.chosen.purpose != AS_IT_IS:
+    if settings.plan_cache is None:
+        return fit(loop, limit, settings.plan)
+    program = fingerprint(loop.prepared.graph.program)
+    path = plan_path(settings.plan_cache, program, described(loop, limit, settings))
+    given = settings.plan
+    fitted = _fit_cached(loop, limit, path) if given is None else fit(loop, limit, given)
+    if fitted.chosen.purpose != AS_IT_IS:
         save_plan(path, fitted.chosen.plan)
     return fitted
+
+
+def _fit_cached(loop: Loop, limit: int, path: Path) -> Fitted:
+    plan = load_plan(path)
+    try:
+        return fit(loop, limit, plan)
+    except InvalidPlan as error:
+        if plan is None:
+            raise
+        warnings.warn(f"ignoring the cached plan {path}: {error}", stacklevel=2)
+        return fit(loop, limit)
+
+
+def described(loop: Loop, limit: int, settings: Settings) -> str:
+    """All that decides what is compiled, beside the program: for the key of a cached plan."""
+    target = loop.target
+    devices = [_device_kinds(s) for s in _shardings(loop)]
+    parts = (
+        limit,
+        target,
+        devices,
+        device_of(settings, target.arguments).device_kind,
+        loop.planner,
+        jax.__version__,
+        version("jaxlib"),
+        os.environ.get("XLA_FLAGS", ""),
+        jax.config.jax_enable_x64,
+        jax.config.jax_default_matmul_precision,
+    )
+    return "|".join(map(repr, parts))
+
+
+def _device_kinds(sharding: Any) -> list[str]:
+    return sorted({device.device_kind for device in getattr(sharding, "device_set", ())})
+
+
+def _shardings(loop: Loop) -> list[Any]:
+    """Of the arguments and the results, where any are asked for."""
+    target = loop.target
+    return [
+        *(getattr(struct, "sharding", None) for struct in target.arguments),
+        *(target.in_shardings or ()),
+        *(target.out_shardings or ()),
+    ]
