@@ -15,10 +15,13 @@ from types import CodeType
 from typing import Any
 
 import jax
-import jaxlib.version
 import numpy as np
+from jax._src import config as jax_config
+from jax._src import core as jax_core
+from jax._src import mesh as jax_mesh
 from jax._src import source_info_util
-from jax._src.interpreters import partial_eval
+from jax._src.array import ArrayImpl
+from jax._src.interpreters import partial_eval, pxla
 from jax.extend import core as jex
 
 Literal = jex.Literal
@@ -263,7 +266,7 @@ def barrier(values: Sequence[Any]) -> list[Any]:
     """
     kinds: dict[frozenset[Any], list[int]] = {}
     for number, value in enumerate(values):
-        kinds.setdefault(_varying(value), []).append(number)
+        kinds.setdefault(_varying(jax.typeof(value)), []).append(number)
     fenced: dict[int, Any] = {}
     for numbers in kinds.values():
         outputs = jax.lax.optimization_barrier(tuple(values[n] for n in numbers))
@@ -271,11 +274,74 @@ def barrier(values: Sequence[Any]) -> list[Any]:
     return [fenced[number] for number in range(len(values))]
 
 
-def _varying(value: Any) -> frozenset[Any]:
-    """The mesh axes over which a value differs from device to device."""
-    aval = jax.typeof(value)
-    varying = getattr(getattr(aval, "mat", None), "varying", None)
+def _varying(aval: Any) -> frozenset[Any]:
+    """The mesh axes over which values of a type differ from device to device."""
+    given = getattr(aval, "mat", None) or getattr(aval, "manual_axis_type", None)
+    varying = getattr(given, "varying", None)
     return frozenset(getattr(aval, "vma", ()) if varying is None else varying)
+
+
+def is_spread(aval: Any) -> bool:
+    """Whether a type says by itself how a value is spread, as on a mesh with explicit axes."""
+    sharding = getattr(aval, "sharding", None)
+    spec = getattr(sharding, "spec", ())
+    return any(axes is not None for axes in spec)
+
+
+def struct(aval: Any) -> jax.ShapeDtypeStruct:
+    """A type to trace for: with its sharding and the axes over which it varies."""
+    more: dict[str, Any] = {"weak_type": bool(getattr(aval, "weak_type", False))}
+    if not aval.sharding.mesh.empty:
+        more["sharding"] = aval.sharding
+    if _varying(aval):
+        more["manual_axis_type"] = aval.mat
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, **more)
+
+
+def stacked(aval: Any, length: int) -> jax.ShapeDtypeStruct:
+    """The type of a stack of so many values of a type."""
+    more: dict[str, Any] = {}
+    one = struct(aval)
+    if one.sharding is not None:
+        spec = jax.sharding.PartitionSpec(None, *one.sharding.spec)
+        more["sharding"] = one.sharding.update(spec=spec)
+    if _varying(aval):
+        more["manual_axis_type"] = aval.mat
+    return jax.ShapeDtypeStruct((length, *aval.shape), aval.dtype, **more)
+
+
+def as_type(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """An array, spread and varying as a type says."""
+    aval = jax.typeof(array)
+    if like.sharding is not None and aval.sharding != like.sharding:
+        array = jax.sharding.reshard(array, like.sharding)
+    missing = _varying(like) - _varying(aval)
+    return jax.lax.pcast(array, tuple(sorted(missing)), to="varying") if missing else array
+
+
+def mesh_of(eqn: Any) -> Any:
+    """The mesh that was in force where an eqn was traced."""
+    return eqn.ctx.cur_abstract_mesh
+
+
+def make_jaxpr(function: Callable[..., Any], types: Sequence[Any], mesh: Any, *likes: Any) -> Any:
+    """The jaxpr of a function, as under a mesh.
+
+    Args:
+        function: of arrays.
+        types: theirs.
+        mesh: what `mesh_of` gives.
+        likes: types that are made in the function. If one of them or of `types` varies over the
+            devices, JAX keeps account of that, as in a `shard_map`.
+    """
+    axes = sorted(frozenset().union(*map(_varying, (*types, *likes))))
+    sizes = [(axis, mesh.shape[axis]) for axis in axes]
+    with (
+        jax.sharding.use_abstract_mesh(mesh),
+        jax_core.extend_axis_env_nd(sizes),
+        jax_config._check_vma(bool(axes)),
+    ):
+        return jax.make_jaxpr(function)(*types)
 
 
 def is_key(aval: Any) -> bool:
@@ -286,6 +352,82 @@ def is_key(aval: Any) -> bool:
 def is_tracer(leaf: Any) -> bool:
     """Whether a leaf stands for a value under an outer transformation."""
     return isinstance(leaf, jax.core.Tracer)
+
+
+_DEVICES_OF_MESH: Any = vars(jax_mesh).get("device_context") or vars(jax_config)["device_context"]
+_STATES: tuple[Any, ...] = (
+    _DEVICES_OF_MESH,  # `jax.set_mesh`; the trace context has its axes
+    *(
+        getattr(jax_config, name)
+        for name in (
+            "bcoo_cusparse_lowering",
+            "debug_infs",
+            "debug_nans",
+            "memory_fitting_level",
+            "optimization_level",
+        )
+        if hasattr(jax_config, name)
+    ),
+)
+"""What decides how a step is traced or compiled, and is not part of JAX's trace context."""
+
+
+def call_context() -> tuple[Any, ...]:
+    """What of JAX's own state decides which program a call runs: the key of `jax.jit`.
+
+    The trace in force, the mesh, the default device, matmul precision, 64-bit types and the
+    like. Two calls whose arguments have the same types share a program only if this is equal.
+    """
+    states = [state.value for state in _STATES]
+    return (jax_core.trace_ctx.trace, jax_config.trace_context(), *states)
+
+
+def runs_compiled() -> bool:
+    """Whether JAX would run a call of a jitted function now, as one compiled program.
+
+    It would not under a transformation, whatever the arguments are, nor while the user looks
+    for mistakes with `jax_disable_jit`, `jax_debug_nans` or `jax_debug_infs`.
+    """
+    looks_for_mistakes = (
+        jax.config.jax_disable_jit or jax.config.jax_debug_nans or jax.config.jax_debug_infs
+    )
+    return bool(jax_core.trace_state_clean()) and not looks_for_mistakes
+
+
+def is_deleted(leaf: Any) -> bool:
+    """Whether a leaf is an array whose memory was given up. Quick for the usual kind of array."""
+    if type(leaf) is ArrayImpl:
+        return bool(leaf.is_deleted())
+    return isinstance(leaf, jax.Array) and not is_tracer(leaf) and leaf.is_deleted()
+
+
+def is_pytree(value: Any) -> bool:
+    """Whether JAX takes an object apart, and not for a leaf."""
+    return not jax.tree_util.all_leaves([value])
+
+
+def placement(leaf: Any) -> Any:
+    """The sharding of an array or of a struct; its format where the layout is not the default."""
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None or is_key(leaf) or getattr(leaf, "is_deleted", bool)():
+        return sharding
+    given, struct = leaf.format, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return sharding if pxla.is_default_layout(given.layout, sharding, struct) else given
+
+
+def buffers(leaf: Any) -> tuple[Any, ...]:
+    """What stands for the memory of an array, by device; empty for what holds none.
+
+    Two arrays may share memory and be different objects: `jax.device_put(x, x.sharding)`.
+    """
+    if not isinstance(leaf, jax.Array) or is_tracer(leaf) or not leaf.size:
+        return ()
+    array = jax.random.key_data(leaf) if is_key(leaf) else leaf
+    try:
+        shards = array.addressable_shards
+        return tuple((s.device.id, s.data.unsafe_buffer_pointer()) for s in shards)
+    except (AttributeError, NotImplementedError, RuntimeError):  # a backend without pointers
+        return (id(leaf),)
 
 
 def aval_bytes(aval: Any) -> int:
@@ -350,11 +492,6 @@ def calls_check_weak_types() -> bool:
     except (TypeError, ValueError):
         return True
     return False
-
-
-def versions() -> str:
-    """Of JAX, and of jaxlib with its XLA:CPU."""
-    return f"jax {jax.__version__}, jaxlib {jaxlib.version.__version__}"
 
 
 def default_device() -> Any:

@@ -127,7 +127,7 @@ def _budgeted(
         raise ValueError(
             f"{step!r} has its own settings; take {', '.join(sorted(settings))} to its decorator"
         )
-    return BudgetedStep(step._step, replace(step._settings, budget=budget))
+    return step.changed(budget=budget)
 
 
 def _curve(probe: Probe, last: int, fitted: Fitted, points: int) -> tuple[BatchPoint, ...]:

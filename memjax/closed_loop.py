@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import jax
+
 from memjax import _compat, cost
 from memjax.coarsen import Coarse
 from memjax.compile import CompiledStep, Measured, Target, compile_step
@@ -149,20 +151,20 @@ class Loop:
         """The problem of the program that a plan's decisions about loops make.
 
         Raises:
-            InvalidPlan: the plan is for another program.
+            InvalidPlan: the plan is for another program, or cannot be carried out.
         """
         program = self.prepared.graph.program
         check_program(plan, program)
-        key = (plan.loops, plan.insides)
-        if key == ((), ()):
+        if not plan.loops and not plan.insides:
             return self.prepared
-        if key not in self.coarse_by_loops:
-            try:
-                changed = carry_out(program, Decisions(plan.loops, plan.insides))
-            except (LookupError, ValueError) as error:
-                raise InvalidPlan(f"the plan's decisions about loops fail: {error}") from error
-            self.coarse_by_loops[key] = self.coarsen(changed, keeps_order=True)
-        return self.coarse_by_loops[key]
+        try:
+            key = (plan.loops, plan.insides)
+            if key not in self.coarse_by_loops:
+                changed = carry_out(program, Decisions(*key))
+                self.coarse_by_loops[key] = self.coarsen(changed, keeps_order=True)
+            return self.coarse_by_loops[key]
+        except Exception as error:  # whatever is wrong with a plan from a file
+            raise InvalidPlan(f"the plan's decisions about loops fail: {error}") from error
 
     def residents(self, program: Program) -> tuple[Resident, ...]:
         """What a program holds on this loop's device for the whole step."""
@@ -277,6 +279,19 @@ class Loop:
             has_barriers=plan.changes_anything,
         )
         return self.record(Attempt(purpose, plan, step.measured, for_memory), step)
+
+    def compile_given(self, plan: Plan, purpose: str, *, for_memory: bool) -> Attempt:
+        """Compile a plan that was not made here.
+
+        Raises:
+            InvalidPlan: it cannot be carried out.
+        """
+        try:
+            return self.compile(plan, purpose, for_memory=for_memory)
+        except (InvalidPlan, jax.errors.JaxRuntimeError):  # the latter is XLA's
+            raise
+        except Exception as error:  # whatever is wrong with a plan from a file
+            raise InvalidPlan(f"the plan cannot be carried out: {error}") from error
 
     def compile_as_it_is(self, budget_bytes: int) -> Attempt:
         """Compile the program as the user wrote it, with XLA's default schedule."""

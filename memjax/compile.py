@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from memjax import _compat
 from memjax.backends import KEEP_BARRIERS, Backend
 
 Options = dict[str, Any]
@@ -186,18 +187,20 @@ def barriers_hold(options: tuple[tuple[str, str], ...] = ()) -> bool:
 
 
 def flat_arguments(avals: Sequence[Any], leaves: Sequence[Any]) -> tuple[Any, ...]:
-    """Types to compile for: shape, dtype and weak type of the trace, sharding of the leaves."""
+    """Types to compile for: shape, dtype and weak type of the trace, placement of the leaves."""
 
     def struct(aval: Any, leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(
-            aval.shape, aval.dtype, weak_type=aval.weak_type, sharding=leaf_sharding(leaf)
+            aval.shape, aval.dtype, weak_type=aval.weak_type, sharding=leaf_placement(leaf)
         )
 
     return tuple(struct(a, leaf) for a, leaf in zip(avals, leaves, strict=True))
 
 
-def leaf_sharding(leaf: Any) -> Any:
-    """The sharding that a leaf insists on: that of a committed array or of a typed struct."""
+def leaf_placement(leaf: Any) -> Any:
+    """Where and how a leaf insists on being held: the sharding of a committed array or of a typed
+    struct, with the layout where it is not the device's own choice; None where anything will do.
+    """
     if isinstance(leaf, jax.Array):
-        return leaf.sharding if leaf.committed else None
-    return getattr(leaf, "sharding", None)
+        return _compat.placement(leaf) if leaf.committed else None
+    return _compat.placement(leaf)

@@ -19,13 +19,13 @@ state that comes back through nothing but matmuls, sorts and kernels nothing is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax
-
+from memjax import _compat
 from memjax.state import Evidence
 from memjax.trace import Program
 
@@ -173,15 +173,19 @@ def _matched(results_of: Mapping[int, Sequence[int]]) -> dict[int, int]:
     return result_of
 
 
-def without_shared_buffers(leaves: Sequence[Any], donations: Sequence[Donation]) -> tuple[Any, ...]:
-    """Copy donated arrays that are passed twice, so that none is given up under another."""
-    donated = {d.index for d in donations if d.donated}
-    counts: dict[int, int] = {}
-    for leaf in leaves:
-        counts[id(leaf)] = counts.get(id(leaf), 0) + 1
+def without_shared_buffers(leaves: Sequence[Any], donated: Collection[int]) -> tuple[Any, ...]:
+    """Copy donated arrays that share memory with other leaves, so that none is given up under
+    another.
+
+    Args:
+        leaves: flat arguments.
+        donated: indices of those that are given up.
+    """
+    if not donated:
+        return tuple(leaves)
+    memory = [_compat.buffers(leaf) for leaf in leaves]
+    counts = Counter(buffer for held in memory for buffer in held)
     return tuple(
-        leaf.copy()
-        if i in donated and isinstance(leaf, jax.Array) and counts[id(leaf)] > 1
-        else leaf
+        leaf.copy() if i in donated and any(counts[b] > 1 for b in memory[i]) else leaf
         for i, leaf in enumerate(leaves)
     )

@@ -48,7 +48,7 @@ _STYLE: Any = {
 
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure at print quality; the suffix says how (`.png`, `.pdf`, `.svg`)."""
-    path = Path(path)
+    path = Path(path).expanduser()
     figure.savefig(path, dpi=PRINT_DPI, bbox_inches="tight", facecolor="white")
     return path
 

@@ -64,7 +64,7 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
 
     Raises:
         BudgetInfeasible: nothing that was compiled fits.
-        InvalidPlan: `given` is for another program.
+        InvalidPlan: `given` is for another program, or cannot be carried out.
     """
     for attempt in _at_once(loop, budget_bytes, given):
         if attempt.total_bytes <= budget_bytes:
@@ -91,7 +91,7 @@ def _at_once(loop: Loop, budget_bytes: int, given: Plan | None) -> Iterator[Atte
     """What is compiled before anything is planned."""
     if given is not None:
         for for_memory in loop.schedules:
-            yield loop.compile(given, "the given plan", for_memory=for_memory)
+            yield loop.compile_given(given, "the given plan", for_memory=for_memory)
     stated = loop.stated.exactly(budget_bytes)
     if stated is not None:
         yield from _again(loop, stated)
@@ -111,7 +111,7 @@ def _again(loop: Loop, stated: Footing) -> Iterator[Attempt]:
     """Compile what was stated before; nothing if it is no plan for this program any more."""
     try:
         known = loop.attempt_of(stated.plan, for_memory=stated.for_memory)
-        yield known or loop.compile(stated.plan, "found before", for_memory=stated.for_memory)
+        yield known or loop.compile_given(stated.plan, "found before", for_memory=stated.for_memory)
     except InvalidPlan:
         return
 

@@ -252,7 +252,7 @@ def _emit_while(eqn: Eqn, bodies: Sequence[Function], operands: list[Any]) -> Se
 def _emit_jit(eqn: Eqn, bodies: Sequence[Function], operands: list[Any]) -> Sequence[Any]:
     """The same call, with its shardings and options, of a body that was traced again."""
     (run,) = bodies
-    types = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.raw.invars]
+    types = [_compat.struct(v.aval) for v in eqn.raw.invars]
     jaxpr = jax.make_jaxpr(lambda *args: list(run(*args)))(*types)
     raw = _compat.replace_eqn(eqn.raw, params={**eqn.raw.params, "jaxpr": jaxpr})
     return _compat.bind(raw, _compat.NameStack(), operands)

@@ -78,7 +78,7 @@ def write(found: Report | Analysis | Shown, path: str | Path) -> Path:
     Returns:
         The path.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     path.write_text(html(found), encoding="utf-8")
     return path
 

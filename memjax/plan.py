@@ -18,12 +18,14 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import jax
+import msgspec
 
 from memjax.brief import data_frame, html_table, table
 from memjax.budget import format_bytes
+from memjax.checked import Index
 from memjax.coarsen import Coarse
 from memjax.liveness import Gap
-from memjax.loops.decisions import Decisions, Inside, insides_of, loops_of
+from memjax.loops.decisions import Decisions, Inside
 from memjax.loops.transform import LoopPlan
 from memjax.problem import Solution
 from memjax.simulate import InvalidPlan, simulate
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 PLAN_VERSION = 3
 """Raised whenever a saved plan would be read differently."""
+
+MOST_CHARACTERS = 2**26
+"""Longer texts are refused unread: a thousand times the plan of a model of 50 layers."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Fingerprint:
 
     name: str
     arguments: tuple[str, ...]
-    eqns: int
+    eqns: Index
     digest: str
     jax_version: str = field(compare=False)
 
@@ -100,8 +105,8 @@ def fingerprint(program: Program) -> Fingerprint:
 class Recomputation:
     """Eqns that run again, in this order, before the first run of eqn `before`."""
 
-    before: int
-    eqns: tuple[int, ...]
+    before: Index
+    eqns: tuple[Index, ...]
 
 
 @dataclass(frozen=True)
@@ -124,10 +129,10 @@ class Plan:
     """
 
     program: Fingerprint
-    budget_bytes: int
-    predicted_bytes: int
+    budget_bytes: Index
+    predicted_bytes: Index
     recomputations: tuple[Recomputation, ...] = ()
-    first_runs: tuple[int, ...] = ()
+    first_runs: tuple[Index, ...] = ()
     overhead: float = 0.0
     bound_overhead: float | None = None
     planner: str = "identity"
@@ -201,16 +206,21 @@ class Plan:
         """Read a plan that `to_json` wrote.
 
         Raises:
-            InvalidPlan: the text is cut off, is not a plan, or is of another version.
+            InvalidPlan: the text is cut off, is not a plan, or is of another version. Whether
+                a plan can be carried out only its program can tell.
         """
+        if len(text) > MOST_CHARACTERS:
+            raise InvalidPlan(f"not a plan: {len(text)} characters, which no plan has")
         try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
+            content = json.loads(
+                text, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_number
+            )
+        except (ValueError, RecursionError) as error:
             raise InvalidPlan(f"not a plan: the JSON breaks off or is damaged ({error})") from error
         version = content.pop("memjax_plan", None) if isinstance(content, dict) else None
         if version is None:
             raise InvalidPlan("not a plan: the JSON has no field `memjax_plan`")
-        if version != PLAN_VERSION:
+        if type(version) is not int or version != PLAN_VERSION:
             raise InvalidPlan(
                 f"the plan has format version {version}, this memjax reads {PLAN_VERSION}; "
                 "plan again with this version"
@@ -246,7 +256,20 @@ def _numbers(eqns: Sequence[int], most: int = 8) -> str:
     return f"{shown} …" if len(eqns) > most else shown
 
 
-_NUMBERS = {"budget_bytes": int, "predicted_bytes": int, "overhead": float}
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a field is there twice")
+    return content
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON's")
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
 
 
 def _plan_of(content: dict[str, Any]) -> Plan:
@@ -255,28 +278,13 @@ def _plan_of(content: dict[str, Any]) -> Plan:
         odd = sorted(expected ^ set(content))
         raise InvalidPlan(f"not a plan: fields are missing or unknown: {', '.join(odd)}")
     try:
-        program = dict(content["program"])
-        program["arguments"] = tuple(program["arguments"])
-        recomputations = tuple(
-            Recomputation(int(r["before"]), tuple(int(e) for e in r["eqns"]))
-            for r in content["recomputations"]
-        )
-        numbers = {key: kind(content[key]) for key, kind in _NUMBERS.items()}
-        bound = content["bound_overhead"]
-        return Plan(
-            **{
-                **content,
-                **numbers,
-                "bound_overhead": None if bound is None else float(bound),
-                "program": Fingerprint(**program),
-                "recomputations": recomputations,
-                "first_runs": tuple(int(e) for e in content["first_runs"]),
-                "loops": loops_of(content["loops"]),
-                "insides": insides_of(content["insides"]),
-            }
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidPlan(f"not a plan: {error!r}") from error
+        plan = msgspec.convert(content, Plan)
+        same = json.loads(json.dumps(asdict(plan))) == content
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InvalidPlan(f"not a plan: {error}") from error
+    if not same:  # of the objects in it, msgspec passes over what it does not know
+        raise InvalidPlan("not a plan: an object in it has missing or unknown fields")
+    return plan
 
 
 def plan_of_solution(

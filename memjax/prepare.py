@@ -179,10 +179,8 @@ def _is_scatter_into_zeros(program: Program, index: int, other: int) -> bool:
         return False
     if output in program.result_values or program.producer[target] < 0:
         return False
-    same = (program.avals[output].shape, program.avals[output].dtype) == (
-        program.avals[other].shape,
-        program.avals[other].dtype,
-    )
+    one, two = program.avals[output], program.avals[other]
+    same = (one.shape, one.dtype, one.sharding) == (two.shape, two.dtype, two.sharding)
     # The other summand dies in the sum: otherwise the update in place would copy it.
     dies = len(program.consumers[other]) == 1 and other not in program.result_values
     return same and dies and _is_zeros(program, target) and program.producer[other] >= 0
@@ -221,6 +219,8 @@ def _is_mergeable(eqn: Eqn) -> bool:
     contracts, batches = eqn.raw.params["dimension_numbers"]
     if len(contracts[0]) < 2 or batches[0] or eqn.raw.params.get("out_sharding") is not None:
         return False
+    if any(_compat.is_spread(v.aval) for v in eqn.raw.invars):
+        return False  # dimensions that are spread cannot be merged by a reshape
     return all(tuple(c) == tuple(range(c[0], c[0] + len(c))) for c in contracts)
 
 
@@ -240,5 +240,5 @@ def _merged(eqn: Eqn, avals: list[Any]) -> list[Eqn]:
         lhs, rhs = merge(lhs, contracts[0]), merge(rhs, contracts[1])
         return lax.dot_general(lhs, rhs, numbers, **rest)
 
-    types = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.raw.invars]
-    return splice(eqn, jax.make_jaxpr(matmul)(*types), avals)
+    types = [_compat.struct(v.aval) for v in eqn.raw.invars]
+    return splice(eqn, _compat.make_jaxpr(matmul, types, _compat.mesh_of(eqn.raw)), avals)

@@ -9,13 +9,13 @@ function's signature can be read; everything else is a pytree of arrays.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from memjax.compile import leaf_sharding
+from memjax.compile import leaf_placement
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,37 @@ class Call:
     Attributes:
         leaves: the flat dynamic arguments.
         tree: their structure, of `(args, kwargs)` without the static ones.
-        static: the static values, positional ones by index and keywords by name.
+        static: the static values as (index or name, type, value). The type is there since
+            1, 1.0 and True are equal, and a step may tell them apart.
     """
 
     leaves: tuple[Any, ...]
     tree: Any
-    static: tuple[tuple[int | str, Hashable], ...]
+    static: tuple[tuple[int | str, type, Hashable], ...]
 
     def key(self) -> Hashable:
-        """What decides which compiled program a call needs."""
+        """What decides which compiled program a call needs, besides JAX's own state."""
         return (self.tree, self.static, tuple(_leaf_key(leaf) for leaf in self.leaves))
+
+    @property
+    def count(self) -> int:
+        """How many arguments were passed by position."""
+        dynamic = jax.tree_util.treedef_children(jax.tree_util.treedef_children(self.tree)[0])
+        return len(dynamic) + sum(isinstance(where, int) for where, _, _ in self.static)
+
+    def roots(self) -> tuple[int | str, ...]:
+        """The argument that each leaf belongs to: its position, or its keyword."""
+        static = {where for where, _, _ in self.static}
+        positions = [n for n in range(self.count) if n not in static]
+        whole = jax.tree_util.tree_unflatten(self.tree, self.leaves)
+        paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(whole)[0]]
+        return tuple(positions[p[1].idx] if p[0].idx == 0 else p[1].key for p in paths)
 
 
 def _leaf_key(leaf: Any) -> Hashable:
     aval = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
     weak = bool(getattr(aval, "weak_type", False))
-    return (aval.shape, aval.dtype, weak, leaf_sharding(leaf))
+    return (aval.shape, aval.dtype, weak, leaf_placement(leaf))
 
 
 def weak_types(leaves: Sequence[Any]) -> tuple[bool, ...]:
@@ -48,8 +63,13 @@ def weak_types(leaves: Sequence[Any]) -> tuple[bool, ...]:
     return tuple([_is_weak(leaf) for leaf in leaves])
 
 
+def committed(leaves: Sequence[Any]) -> tuple[bool, ...]:
+    """Whether each leaf insists on its devices."""
+    return tuple([getattr(leaf, "committed", False) for leaf in leaves])
+
+
 def _is_weak(leaf: Any) -> bool:
-    if isinstance(leaf, jax.Array):
+    if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
         return bool(getattr(leaf, "weak_type", False))  # keys have none
     return isinstance(leaf, (bool, int, float, complex)) and not hasattr(leaf, "dtype")
 
@@ -59,7 +79,8 @@ class Statics:
     """Which parameters of a function are static.
 
     Attributes:
-        argnums: positions, none negative.
+        argnums: positions; negative ones only where a function takes any number, and then
+            they count from the end of a call's own.
         argnames: names, among them those of the positions where they are known.
     """
 
@@ -75,20 +96,25 @@ class Statics:
         if not self.argnums and not self.argnames:
             leaves, tree = jax.tree_util.tree_flatten((tuple(args), kwargs))
             return Call(tuple(leaves), tree, ())
-        static: list[tuple[int | str, Hashable]] = []
-        for index in self.argnums:
-            if index < len(args):
-                static.append((index, _hashable(args[index], f"argument {index}")))
+        static: list[tuple[int | str, type, Hashable]] = []
+        indices = in_call(self.argnums, len(args))
+        for index in indices:
+            static.append((index, *_hashable(args[index], f"argument {index}")))
         for name in self.argnames:
             if name in kwargs:
-                static.append((name, _hashable(kwargs[name], f"argument {name!r}")))
-        dynamic = tuple(a for i, a in enumerate(args) if i not in self.argnums)
+                static.append((name, *_hashable(kwargs[name], f"argument {name!r}")))
+        dynamic = tuple(a for i, a in enumerate(args) if i not in indices)
         named = {k: v for k, v in kwargs.items() if k not in self.argnames}
         leaves, tree = jax.tree_util.tree_flatten((dynamic, named))
         return Call(tuple(leaves), tree, tuple(static))
 
 
-def _hashable(value: Hashable, label: str) -> Hashable:
+def in_call(argnums: Sequence[int], count: int) -> list[int]:
+    """Those of some positions that a call with `count` of them has, none negative."""
+    return [n % count for n in argnums if -count <= n < count]
+
+
+def _hashable(value: Hashable, label: str) -> tuple[type, Hashable]:
     try:
         hash(value)
     except TypeError as error:
@@ -96,41 +122,66 @@ def _hashable(value: Hashable, label: str) -> Hashable:
             f"static {label} is a {type(value).__name__}, which cannot be hashed; "
             "static values are part of the key under which a plan is kept"
         ) from error
-    return value
+    return type(value), value
 
 
 def resolve_statics(
     function: Callable[..., Any],
-    argnums: int | Sequence[int],
-    argnames: str | Sequence[str],
+    argnums: int | Iterable[int] | None,
+    argnames: str | Iterable[str] | None,
 ) -> Statics:
     """Which positions and names are static, each found from the other where possible.
 
     Raises:
         ValueError: a position or a name that the function does not have.
     """
-    nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    names = (argnames,) if isinstance(argnames, str) else tuple(argnames)
+    return Statics(*resolve(function, as_tuple(argnums), as_tuple(argnames), "static"))
+
+
+def as_tuple(chosen: Any) -> tuple[Any, ...]:
+    """One position or name, several or None, as a tuple."""
+    if chosen is None:
+        return ()
+    return (chosen,) if isinstance(chosen, (int, str)) else tuple(chosen)
+
+
+def resolve(
+    function: Callable[..., Any],
+    nums: tuple[int, ...],
+    names: tuple[str, ...],
+    setting: str,
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Positions and names of some arguments, each found from the other where possible.
+
+    Args:
+        function: whose.
+        nums: positions, negative ones from the end.
+        names: of parameters.
+        setting: whose `…_argnums` and `…_argnames` these are, for messages.
+
+    Raises:
+        ValueError: a position or a name that the function does not have.
+    """
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return Statics(nums, names)
+        return nums, names
     positional = [
         p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    nums = tuple(n + len(positional) if n < 0 else n for n in nums)
+    if not takes_any:
+        nums = tuple(n + len(positional) if n < 0 else n for n in nums)
     for n in nums:
         if not takes_any and not 0 <= n < len(positional):
-            raise ValueError(f"static_argnums has {n}, but there are {len(positional)} positions")
+            raise ValueError(
+                f"{setting}_argnums has {n}, but there are {len(positional)} positions"
+            )
     known = {p.name for p in parameters}
     for name in names:
         if name not in known and not takes_any_name:
-            raise ValueError(f"static_argnames has {name!r}, which is no parameter")
+            raise ValueError(f"{setting}_argnames has {name!r}, which is no parameter")
     from_names = [positional.index(name) for name in names if name in positional]
-    from_nums = [positional[n] for n in nums if n < len(positional)]
-    return Statics(
-        tuple(sorted({*nums, *from_names})),
-        tuple(dict.fromkeys((*names, *from_nums))),
-    )
+    from_nums = [positional[n] for n in nums if 0 <= n < len(positional)]
+    return tuple(sorted({*nums, *from_names})), tuple(dict.fromkeys((*names, *from_nums)))

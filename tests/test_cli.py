@@ -482,3 +482,15 @@ def test_without_a_backend_doctor_is_named(asked, importable, monkeypatch):
     assert done.stderr.splitlines()[-1].startswith("memjax: JAX finds no backend: ")
     assert asked in done.stderr
     assert "memjax doctor" in done.stderr
+
+
+def test_the_home_folder_in_paths(tmp_path, monkeypatch):
+    from memjax.cli.inputs import BadInput, OutputFile, expanded, write_text
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written = OutputFile().convert("~/plan.json", None, None)
+    write_text("~/plan.json", "text")
+    assert written == str(expanded("~/plan.json")) == str(tmp_path / "plan.json")
+    assert (tmp_path / "plan.json").read_text() == "text"
+    with pytest.raises(BadInput, match="null byte"):
+        OutputFile().convert("a\0b", None, None)

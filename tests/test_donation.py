@@ -223,19 +223,16 @@ def test_no_candidates():
 
 
 def test_shared_buffers_are_copied():
-    program = trace(lambda a, b, c: (a + 1, b + 1, c), (SQUARE, SQUARE, SQUARE))
-    donations = match_donations(program, {0, 1})
     x, y = jnp.ones((8, 8)), jnp.zeros((8, 8))
-    same = without_shared_buffers((x, y, x), donations)
+    same = without_shared_buffers((x, y, x), (0, 1))
     assert same[0] is not x
     assert same[1] is y
     assert same[2] is x
     np.testing.assert_array_equal(same[0], x)
-    assert without_shared_buffers((x, y, y), donations)[0] is x
+    assert without_shared_buffers((x, y, y), (0,))[0] is x
 
 
 def test_numpy_arrays_are_not_copied():
-    program = trace(lambda a, b: (a + 1, b + 1), (SQUARE, SQUARE))
     x = np.ones((8, 8), np.float32)
-    leaves = without_shared_buffers((x, x), match_donations(program, {0, 1}))
+    leaves = without_shared_buffers((x, x), (0, 1))
     assert leaves[0] is x

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 
 import memjax
+from memjax.api import loop_for
 from memjax.plan import Plan, fingerprint
 from memjax.plan_cache import load_plan, plan_path, save_plan
 from memjax.planners import AutoPlanner, Planner
+from memjax.setup import cached_path, describe
 from memjax.trace import trace
 from tests.programs import mlp, shape
 
@@ -189,6 +191,73 @@ def test_folders_are_made_and_nothing_else_is_left(budget, tmp_path):
     folder = tmp_path / "a" / "b"
     run(budget, folder)
     assert [p.suffixes for p in folder.iterdir()] == [[".plan", ".json"]]
+
+
+def test_what_a_killed_process_left_is_taken_away(tmp_path):
+    """But not what another one may be writing, nor what is not the cache's."""
+    path = tmp_path / "x.plan.json"
+    old, new, other = (tmp_path / n for n in ("a.plan.json.1.tmp", "b.plan.json.2.tmp", "c.tmp"))
+    for file in (old, new, other):
+        file.write_text("half")
+    for file in (old, other):
+        os.utime(file, (0, 0))
+    save_plan(path, a_plan())
+    assert sorted(tmp_path.iterdir()) == sorted([path, new, other])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX")
+def test_files_have_the_users_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_plan(tmp_path / "x.plan.json", a_plan())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.plan.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = plan_path("~/plans", a_plan().program, "a")
+    assert path.parent == tmp_path / "plans"
+
+
+def test_a_path_that_is_none_is_a_warning():
+    path = plan_path("a\0b", a_plan().program, "a")
+    with pytest.warns(UserWarning, match="ignoring the cached plan"):
+        assert load_plan(path) is None
+    with pytest.warns(UserWarning, match="the plan was not cached"):
+        save_plan(path, a_plan())
+
+
+def test_the_key_has_all_that_decides_what_is_compiled():
+    """Types, donation, options, shardings, device, versions, flags: each makes another key."""
+
+    def key(step=STEP, args=(WEIGHTS, BATCH), limit=10**6, **settings):
+        budgeted = memjax.memory_budget(limit, plan_cache="plans", **settings)(step)
+        loop, _ = loop_for(budgeted, args, {})
+        return cached_path(loop, limit, budgeted._settings)
+
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    committed = (WEIGHTS, jax.device_put(BATCH, place))
+    keys = [
+        key(),
+        key(limit=10**6 + 1),
+        key(donate=None),
+        key(compiler_options={"xla_cpu_enable_fast_math": True}),
+        key(args=committed),
+        key(in_shardings=place),
+        key(out_shardings=place),
+        key(planner="reorder"),
+    ]
+    with jax.default_matmul_precision("highest"):
+        keys.append(key())
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+    (device,) = jax.devices()
+    described = describe(loop_for(STEP, (WEIGHTS, BATCH), {})[0].target, device)
+    for part in (jax.__version__, device.device_kind, "float32"):
+        assert repr(part)[1:-1] in described
+    assert "0x" not in described  # the same in every process
 
 
 def test_off_by_default(budget, tmp_path, monkeypatch, calls):

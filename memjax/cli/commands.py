@@ -117,14 +117,11 @@ def plan(
 
 def report_of(target: Any, budget: str, given: Any = None) -> Any:
     """The report of a step under a budget, with the settings of its own decorator if it has one."""
-    from dataclasses import replace
-
     from memjax.api import BudgetedStep, memory_budget
 
     step = target.step
     if isinstance(step, BudgetedStep):
-        changed = replace(step._settings, budget=budget, plan=given or step._settings.plan)
-        budgeted = BudgetedStep(step._step, changed)
+        budgeted = step.changed(budget=budget, plan=given or step._settings.plan)
     else:
         budgeted = memory_budget(budget, plan=given)(step)
     return budgeted.report(*target.args, **target.kwargs)

@@ -55,7 +55,7 @@ class OutputFile(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse what cannot be written, before a command spends its time. Writes nothing."""
-        path = Path(value)
+        path = expanded(value)
         why = _why_not_written(path)
         if why is not None:
             raise BadInput(f"{value} cannot be written: {os.strerror(why)}")
@@ -184,6 +184,20 @@ def _made(spec: str) -> Any:
         raise BadInput(f"{spec} failed: {kind}: {first_line(error)}{_where(error)}") from error
 
 
+def expanded(path: str) -> Path:
+    """A path as the user means it: `~` is the home folder.
+
+    Raises:
+        BadInput: it is no path.
+    """
+    if "\0" in path:
+        raise BadInput("a path cannot contain a null byte")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{path}: {error}") from error
+
+
 def load_plan_file(path: str) -> Any:
     """The plan in a file.
 
@@ -195,7 +209,7 @@ def load_plan_file(path: str) -> Any:
 
     wrong = f"{path} is no plan file, as memjax plan --output writes: "
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = expanded(path).read_text(encoding="utf-8")
         if not text.strip():
             raise BadInput(f"{wrong}it is empty")
         return Plan.from_json(text)
@@ -214,7 +228,7 @@ def write_text(path: str, text: str) -> None:
         BadInput: it cannot be written.
     """
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        expanded(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInput(f"{path} cannot be written: {error.strerror}") from error
 

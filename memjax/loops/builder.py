@@ -114,8 +114,9 @@ class Level:
             sources: arrays.
             static: the rest.
         """
-        types = tuple(_struct(type_of(s)) for s in sources)
-        inner = _traced(function, types, tuple(sorted(static.items())))
+        types = tuple(_compat.struct(type_of(s)) for s in sources)
+        mesh = _compat.mesh_of(self.like.raw)
+        inner = _traced(function, types, tuple(sorted(static.items())), mesh)
         known: dict[int, Source] = dict(zip(inner.arguments, sources, strict=True))
         info = {"source_info": self.like.raw.source_info, "ctx": self.like.raw.ctx}
         for eqn in inner.eqns:
@@ -149,7 +150,7 @@ class Level:
     def stack(self, aval: Any, length: int) -> Ref:
         """A stack to be filled with `length` values of a type."""
         function = _keys if _compat.is_key(aval) else _zeros
-        return self.call(function, shape=(length, *aval.shape), dtype=aval.dtype)
+        return self.call(function, like=_compat.stacked(aval, length))
 
     def affine(self, index: Source, factor: int, start: Source) -> Ref:
         """`start + index * factor`."""
@@ -195,19 +196,18 @@ def type_of(source: Source) -> Any:
     return jax.typeof(source.value) if isinstance(source, Constant) else source.aval
 
 
-def _struct(aval: Any) -> jax.ShapeDtypeStruct:
-    weak = bool(getattr(aval, "weak_type", False))
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=weak)
-
-
 @cache
 def _traced(
     function: Callable[..., Any],
     types: tuple[jax.ShapeDtypeStruct, ...],
     static: tuple[tuple[str, Any], ...],
+    mesh: Any,
 ) -> Program:
     """The program of a small function; the same few are asked for again and again."""
-    closed = jax.make_jaxpr(lambda *arrays: function(*arrays, **dict(static)))(*types)
+    likes = [value for _, value in static if isinstance(value, jax.ShapeDtypeStruct)]
+    closed = _compat.make_jaxpr(
+        lambda *arrays: function(*arrays, **dict(static)), types, mesh, *likes
+    )
     program = program_of_jaxpr(closed, function.__name__)
     assert not program.constants, "a small function must not capture arrays"
     return program
@@ -233,10 +233,10 @@ def _affine(index: jax.Array, start: jax.Array, factor: int) -> jax.Array:
     return start + index * factor
 
 
-def _zeros(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    zeros: jax.Array = lax.full(shape, 0, dtype)
-    return zeros
+def _zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
+    return _compat.as_type(lax.full(like.shape, 0, like.dtype, sharding=like.sharding), like)
 
 
-def _keys(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return jnp.broadcast_to(jax.random.key(0, impl=str(dtype._impl.name)), shape)
+def _keys(like: jax.ShapeDtypeStruct) -> jax.Array:
+    key = jax.random.key(0, impl=str(like.dtype._impl.name))
+    return _compat.as_type(jnp.broadcast_to(key, like.shape), like)

@@ -6,10 +6,10 @@ and values by number, so that they print, compare and are saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from memjax.checked import Index
 from memjax.loops.transform import LoopPlan, transform
 from memjax.nests import Body
 from memjax.trace import Program
@@ -25,8 +25,8 @@ class Inside:
         decisions: for the body.
     """
 
-    eqn: int
-    body: int
+    eqn: Index
+    body: Index
     decisions: Decisions
 
 
@@ -42,7 +42,7 @@ class Decisions:
 
     loops: tuple[LoopPlan, ...] = ()
     insides: tuple[Inside, ...] = ()
-    order: tuple[int, ...] | None = None
+    order: tuple[Index, ...] | None = None
 
 
 def carry_out(program: Program, decisions: Decisions) -> Program:
@@ -51,41 +51,19 @@ def carry_out(program: Program, decisions: Decisions) -> Program:
 
 
 def with_insides(program: Program, insides: Sequence[Inside]) -> Program:
-    """Put planned bodies in the place of those that eqns have."""
+    """Put planned bodies in the place of those that eqns have.
+
+    Raises:
+        IndexError: there is no such eqn or body.
+        ValueError: an eqn has no bodies.
+    """
     eqns = list(program.eqns)
     for inside in insides:
         nest = eqns[inside.eqn].nest
-        assert nest is not None
+        if nest is None:
+            raise ValueError(f"eqn {inside.eqn} has no bodies")
         bodies = list(nest.bodies)
         planned = carry_out(bodies[inside.body].program, inside.decisions)
         bodies[inside.body] = Body(planned, inside.decisions.order, keeps_order=True)
         eqns[inside.eqn] = replace(eqns[inside.eqn], nest=replace(nest, bodies=tuple(bodies)))
     return replace(program, eqns=tuple(eqns))
-
-
-def loops_of(content: Iterable[Mapping[str, Any]]) -> tuple[LoopPlan, ...]:
-    """Changes of loops, as read from JSON.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is something else.
-    """
-    return tuple(
-        LoopPlan(int(c["scan"]), tuple(map(int, c["kept"])), tuple(map(int, c["chunks"])))
-        for c in content
-    )
-
-
-def insides_of(content: Iterable[Mapping[str, Any]]) -> tuple[Inside, ...]:
-    """Decisions for bodies, as read from JSON; raises like `loops_of`."""
-    return tuple(
-        Inside(int(c["eqn"]), int(c["body"]), _decisions_of(c["decisions"])) for c in content
-    )
-
-
-def _decisions_of(content: Mapping[str, Any]) -> Decisions:
-    order = content["order"]
-    return Decisions(
-        loops_of(content["loops"]),
-        insides_of(content["insides"]),
-        None if order is None else tuple(map(int, order)),
-    )

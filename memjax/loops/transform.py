@@ -29,6 +29,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from memjax.checked import Count, Index
 from memjax.loops.builder import ZERO, Level, Ref, Source, type_of
 from memjax.loops.iteration import Iteration
 from memjax.loops.pairs import Pair, Scan, find_pairs
@@ -46,9 +47,9 @@ class LoopPlan:
         chunks: iterations in a chunk, in a chunk of a chunk, and so on; empty for no split.
     """
 
-    scan: int
-    kept: tuple[int, ...]
-    chunks: tuple[int, ...] = ()
+    scan: Index
+    kept: tuple[Index, ...]
+    chunks: tuple[Count, ...] = ()
 
 
 def transform(program: Program, plans: Sequence[LoopPlan], *, backward: bool = True) -> Program:
@@ -61,7 +62,7 @@ def transform(program: Program, plans: Sequence[LoopPlan], *, backward: bool = T
             ones but cannot run.
 
     Raises:
-        ValueError: a plan names an eqn that is not the forward scan of a pair.
+        ValueError: a plan names an eqn that is not the forward scan of a pair, or one twice.
     """
     if not plans:
         return program
@@ -69,6 +70,8 @@ def transform(program: Program, plans: Sequence[LoopPlan], *, backward: bool = T
     lost = [plan.scan for plan in plans if plan.scan not in pairs]
     if lost:
         raise ValueError(f"eqn {lost[0]} is no scan whose residuals only other scans read")
+    if len({plan.scan for plan in plans}) < len(plans):
+        raise ValueError("a scan is changed twice")
     avals = list(program.avals)
     replaced: dict[int, list[Eqn]] = {}
     for plan in plans:
