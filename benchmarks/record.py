@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import os
 import platform
 import re
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import jaxlib
 
+os.environ["MEMJAX_CACHE_DIR"] = ""  # what earlier runs have found must not matter
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -82,7 +82,6 @@ from memjax.simulate import simulate
 Outcome = tuple[float, list[Run]]
 """A score of the search, and the recomputations that have it."""
 
-REPAIR = 5_000  # changes after which bringing a start within the budget is put off
 MARGINS = (1.0, 0.97, 0.9, 0.8, 0.65)  # of the budget: what is recomputed needs room as well
 
 FEW_MARGINS = (1.0, 0.95)
@@ -112,6 +111,7 @@ class AutoPlanner(Planner):
         margins: shares of the budget for the relaxation at the turn.
         tries: of cuts in step 5, for each start; with 0 there is no step 5.
         turns: of the lowering of step 3.
+        repair: changes after which bringing a start within the budget is put off.
     """
 
     name: ClassVar[str] = "auto"
@@ -124,6 +124,7 @@ class AutoPlanner(Planner):
     margins: tuple[float, ...] = MARGINS
     tries: int = 600
     turns: int = 16
+    repair: int = 5_000
 
     def solve(
         self, problem: Problem, budget_bytes: int, hints: Sequence[Solution] = ()
@@ -156,7 +157,16 @@ class AutoPlanner(Planner):
 
     def quick(self) -> AutoPlanner:
         """See `Planner.quick`."""
-        return replace(self, work=self.work // 10, rounds=1, starts=1, tries=0, turns=0)
+        return replace(
+            self,
+            work=self.work // 10,
+            rounds=1,
+            starts=1,
+            tries=0,
+            turns=0,
+            repair=self.repair // 5,
+            bound_columns=self.bound_columns // 4,
+        )
 
     def patient(self) -> AutoPlanner:
         """See `Planner.patient`."""
@@ -236,7 +246,7 @@ class AutoPlanner(Planner):
         search.go_to([])
         for step in range(1, STEPS + 1):
             search.budget = peak_bytes + (budget - peak_bytes) * step // STEPS
-            if search.recreate(0.0, 2 * REPAIR):
+            if search.recreate(0.0, 2 * self.repair):
                 search.prune(search.dearest(search.runs()))
         return search.score(), search.runs()
 
@@ -252,7 +262,7 @@ class AutoPlanner(Planner):
         tried: list[Outcome] = []
         for _, runs in pool[: self.starts if bound < math.inf else 1]:
             search.go_to(runs)
-            if search.excess() > 0 and search.recreate(0.0, 6 * REPAIR):
+            if search.excess() > 0 and search.recreate(0.0, 6 * self.repair):
                 search.prune(search.dearest(search.runs(), per_byte=True))
             search.improve(work // 4)
             tried.append((search.score(), search.runs()))
@@ -277,7 +287,7 @@ class AutoPlanner(Planner):
         outcomes: list[Outcome] = []
         for runs in starts:
             search.go_to(runs)
-            met = search.recreate(0.0, REPAIR)
+            met = search.recreate(0.0, self.repair)
             repaired = search.runs()
             for per_byte in (True, False) if met else (True,):
                 search.go_to(repaired)
