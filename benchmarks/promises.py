@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -206,9 +209,9 @@ class Subject:
             return f"report: {total} bytes, {actual} in truth"
         if total > budget:
             return f"over budget: {total} of {budget}"
+        given_up = self._given_up(report, args)
         seen = run(step, args)
         text = differences(seen, wanted, self.drawn.recipe.tolerance)
-        given_up = self._given_up(report, args)
         if text is None and seen.deleted != given_up:
             return f"donation: {_indices(seen.deleted)} deleted, {_indices(given_up)} reported"
         if text is None and total > plain_bytes:
@@ -220,11 +223,20 @@ class Subject:
         """By flat argument, whether its buffer should be gone; one passed twice is copied."""
         leaves = jax.tree.leaves(args)
         donated = {d.index for d in report.donations if d.donated}
-        counts = [sum(leaf is other for other in leaves) for leaf in leaves]
+        buffers = [_buffer(leaf) for leaf in leaves]
         return tuple(
-            index in donated and counts[index] == 1 and isinstance(leaf, jax.Array)
+            index in donated and buffers.count(_buffer(leaf)) == 1 and isinstance(leaf, jax.Array)
             for index, leaf in enumerate(leaves)
         )
+
+
+def _buffer(leaf: Any) -> int:
+    """Which buffer a leaf is in."""
+    if not isinstance(leaf, jax.Array) or not leaf.size:
+        return id(leaf)
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return int(leaf.unsafe_buffer_pointer())
 
 
 def _indices(flags: Sequence[bool]) -> list[int]:
@@ -317,11 +329,16 @@ def failures(
             try:
                 text = CHECKS[name](subject)
             except Exception as error:  # noqa: BLE001  whatever it is, it is the finding
-                text = f"crash: {type(error).__name__}: {_last_line(error)}"
+                text = crash_text(error)
             if text is not None:
                 found[name] = text
     return found, subject
 
 
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]
+def crash_text(error: Exception) -> str:
+    """The type of an error, where memjax raised it or called what did, and its first line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if f"{os.sep}memjax{os.sep}" in frame.filename]
+    place = f" in {Path(ours[-1].filename).stem}.{ours[-1].name}" if ours else ""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"crash: {type(error).__name__}{place}: {first[:300]}"

@@ -26,7 +26,7 @@ GRADIENTS = ("plain", "microbatches", "by example", "penalty", "none")
 UPDATES = ("sgd", "momentum", "adam")
 FLOWS = ("straight", "guarded", "two steps", "gradients only")
 CONTAINERS = ("dict", "tuple", "named tuple")
-EXTRAS = ("nothing", "average", "rate", "empty", "numpy")
+EXTRAS = ("nothing", "average", "placed average", "rate", "empty", "numpy")
 RESULTS = ("batch", "loss twice", "literal", "none", "captured", "tokens", "weights too", "extra")
 AUXILIARY = ("hidden", "means", "logits", "predictions")
 
@@ -211,7 +211,8 @@ def make_arguments(recipe: Recipe) -> tuple[Any, Any]:
     positive = [jax.tree.map(lambda w: 0.01 + 0.01 * w**2, params) for _ in range(slots)]
     extras = {
         "nothing": None,
-        "average": params,  # the same buffers, as at the start of training
+        "average": params,  # the same arrays, as at the start of training
+        "placed average": jax.device_put(params),  # other arrays in the same buffers
         "rate": 0.05,
         "empty": jnp.zeros((0, 3), recipe.dtype),
         "numpy": np.asarray(rng.standard_normal(5)),
@@ -334,7 +335,7 @@ def updated(recipe: Recipe, state: State, gradients: Any) -> State:
         moves = gradients
     params = jax.tree.map(lambda p, g: p - rate * g, state.params, moves)
     extra = state.extra
-    if recipe.extra == "average":
+    if "average" in recipe.extra:
         extra = jax.tree.map(lambda e, p: 0.99 * e + 0.01 * p, extra, params)
     return State(params, slots, state.count + 1, state.key, extra)
 
