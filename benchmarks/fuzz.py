@@ -16,7 +16,7 @@ import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from benchmarks.random_schedules import randomly_planned
 from benchmarks.random_steps import RandomStep, Recipe, build, draw_step
 from benchmarks.record import write_csv
 
+SCHEDULES = "random schedules"
+CHECKS = (*promises.CHECKS, SCHEDULES)
 KEPT_PROGRAMS = 8
 """After so many programs, what was compiled is let go."""
 SIMPLEST = {
@@ -62,18 +64,18 @@ def kind_of(text: str) -> str:
     return ":".join(head[:2]) if head[0] == "crash" else head[0]
 
 
-def checked(drawn: RandomStep) -> dict[str, Any]:
+def checked(drawn: RandomStep, checks: Sequence[str] = CHECKS) -> dict[str, Any]:
     """The failures of a step, by check, and what was measured."""
     start = time.perf_counter()
     try:
-        found, subject = promises.failures(drawn)
+        found, subject = promises.failures(drawn, [c for c in checks if c in promises.CHECKS])
     except Exception as error:  # noqa: BLE001  plain JAX cannot run it: a fault of the generator
         return {"recipe": str(drawn.recipe), "failures": {"plain": f"crash: {error}"[:300]}}
     try:
-        if text := random_schedules(drawn):
-            found["random schedules"] = text
+        if SCHEDULES in checks and (text := random_schedules(drawn)):
+            found[SCHEDULES] = text
     except Exception as error:  # noqa: BLE001  whatever it is, it is the finding
-        found["random schedules"] = promises.crash_text(error)
+        found[SCHEDULES] = promises.crash_text(error)
     return {
         "recipe": str(drawn.recipe),
         "plain_bytes": subject.plain_bytes,
@@ -98,12 +100,13 @@ def smaller(recipe: Recipe) -> Iterator[Recipe]:
             yield replace(recipe, layers=layers)
 
 
-def reduced(recipe: Recipe) -> Recipe:
+def reduced(recipe: Recipe, checks: Sequence[str]) -> Recipe:
     """A recipe that fails in the same way, of which no `smaller` one does."""
-    wanted = {kind_of(text) for text in checked(build(recipe))["failures"].values()}
+    wanted = {kind_of(text) for text in checked(build(recipe), checks)["failures"].values()}
     while wanted:
         for other in smaller(recipe):
-            kinds = {kind_of(text) for text in checked(build(other))["failures"].values()}
+            failed = checked(build(other), checks)["failures"]
+            kinds = {kind_of(text) for text in failed.values()}
             if kinds & wanted:
                 recipe = other
                 print(f"  {recipe}", flush=True)
@@ -154,12 +157,18 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['number']} {'FAILS ' + told if told else 'holds'} | {row['recipe']}"
 
 
+def use_float64() -> None:
+    """Numbers of different programs then agree to many digits."""
+    jax.config.update("jax_enable_x64", True)
+
+
 @click.command()
 @click.option("--count", default=100, help="how many programs")
 @click.option("--seed", default=0, help="of all of them")
 @click.option("--only", type=int, help="the number of a single program")
 @click.option("--reduce", is_flag=True, help="look for a smaller program that fails like --only's")
 @click.option("--out", type=click.Path(path_type=Path), help="a file of JSON lines to go on with")
+@click.option("--check", "checks", multiple=True, type=click.Choice(CHECKS), default=CHECKS)
 @click.option("--summary", "summarize", is_flag=True, help="write the CSV file")
 def main(
     count: int,
@@ -167,12 +176,13 @@ def main(
     only: int | None,
     reduce: bool,
     out: Path | None,
+    checks: tuple[str, ...],
     summarize: bool,
 ) -> None:
     """Check many programs."""
-    jax.config.update("jax_enable_x64", True)
+    use_float64()
     if reduce and only is not None:
-        print(reduced(drawn_step(seed, only).recipe))
+        print(reduced(drawn_step(seed, only).recipe, checks))
         return
     rows = rows_in(out) if out else []
     done = {(row["seed"], row["number"]) for row in rows}
@@ -181,7 +191,7 @@ def main(
         if (seed, number) in done and only is None:
             continue
         rows.append({"seed": seed, "number": number, "commit": commit()})
-        rows[-1] |= checked(drawn_step(seed, number))
+        rows[-1] |= checked(drawn_step(seed, number), checks)
         print(line(rows[-1]), flush=True)
         if out:
             with out.open("a", encoding="utf-8") as file:

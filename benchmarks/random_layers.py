@@ -159,6 +159,7 @@ def elementwise(c: Chooser, size: Size) -> Layer:
         "center": lambda x: x - x.mean(0) * 0.5,
         "max": lambda x: x / (1 + jnp.max(jnp.abs(x), axis=-1, keepdims=True)),
         "outer": lambda x: x + jnp.tanh(x.mean(1))[:, None] * x.sum(0)[None, :] / x.shape[0],
+        "barrier": lambda x: lax.optimization_barrier(jnp.sin(x)) * x,
         "scalar": lambda x: x * lax.stop_gradient(1 / (1 + jnp.sqrt(jnp.mean(x**2)))),
     }
     name = c.pick(tuple(options))

@@ -212,7 +212,7 @@ def make_arguments(recipe: Recipe) -> tuple[Any, Any]:
     extras = {
         "nothing": None,
         "average": params,  # the same arrays, as at the start of training
-        "placed average": jax.device_put(params),  # other arrays in the same buffers
+        "placed average": placed(params),
         "rate": 0.05,
         "empty": jnp.zeros((0, 3), recipe.dtype),
         "numpy": np.asarray(rng.standard_normal(5)),
@@ -222,6 +222,11 @@ def make_arguments(recipe: Recipe) -> tuple[Any, Any]:
     tokens = rng.integers(0, VOCABULARY, recipe.size.rows).astype(np.int32)
     batch = {"x": normal(recipe.size.rows, FEATURES), "tokens": jnp.asarray(tokens)}
     return contained(recipe, state), batch
+
+
+def placed(arrays: Any) -> Any:
+    """Other arrays in the same buffers."""
+    return jax.tree.map(lambda array: jax.device_put(array, array.sharding), arrays)
 
 
 def contained(recipe: Recipe, state: State) -> Any:

@@ -134,16 +134,18 @@ def repeated(c: Chooser, size: Size, depth: int) -> Layer:
 
 def stacked(c: Chooser, size: Size, depth: int) -> Layer:
     """A `scan` over layers with weights of their own, as deep models are written."""
-    inner, times = draw_layer(c, size, depth), c.integer(2, 4)
-    remat, unroll = c.pick((False, True)), c.pick((1, 2))
+    inner, times = draw_layer(c, size, depth), c.integer(1, 5)
+    remat, unroll, split = c.pick((False, True)), c.pick((1, 2)), c.pick((False, True))
 
     def run(w: Weights, x: jax.Array, at: Spot) -> jax.Array:
         def body(h: jax.Array, xs: Any) -> tuple[jax.Array, None]:
-            w, index = xs
-            return h + 0.5 * inner.run(w, h, _folded(at, index)), None
+            w, each = xs
+            here = at._replace(key=each) if split else _folded(at, each)
+            return h + 0.5 * inner.run(w, h, here), None
 
-        body = jax.checkpoint(body) if remat else body
-        return lax.scan(body, x, (w, jnp.arange(times)), unroll=unroll)[0]
+        body = jax.checkpoint(body, prevent_cse=False) if remat else body
+        each = jax.random.split(at.key, times) if split else jnp.arange(times)
+        return lax.scan(body, x, (w, each), unroll=unroll)[0]
 
     shapes = tuple((times, *shape) for shape in inner.shapes)
     return around(inner, f"scan of {times} layers" + " with remat" * remat, run, shapes)
