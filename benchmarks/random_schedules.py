@@ -1,0 +1,88 @@
+"""Random decisions about a step, carried out: what a planner could ask for, without a planner.
+
+In: a `Chooser` and a step with its arguments. Out: a function like the step. A variant of each
+pair of scans, nodes that run again in the straight part and in the bodies of loops and
+branches, and one of XLA's schedules are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from benchmarks.random_layers import Chooser, one_in
+from memjax.api import loop_for
+from memjax.closed_loop import Loop
+from memjax.coarsen import Coarse
+from memjax.compile import compile_step
+from memjax.donation import without_shared_buffers
+from memjax.loops.decisions import Decisions, Inside, with_insides
+from memjax.loops.transform import transform
+from memjax.rewrite import rewrite
+from memjax.simulate import simulate
+from memjax.trace import Program
+
+MOST_AGAIN = 3
+INSIDE = 2
+"""How deep bodies in bodies get schedules of their own."""
+
+
+def random_order(c: Chooser, coarse: Coarse, rarity: int = 4) -> tuple[int, ...]:
+    """A valid schedule: nodes that have run run again before one in `rarity` first runs."""
+    allowed = [i for i, node in enumerate(coarse.problem.nodes) if node.recomputable]
+    order: list[int] = []
+    for node in range(len(coarse.problem.nodes)):
+        known = [i for i in allowed if i < node]
+        if known and one_in(c, rarity):
+            order += sorted({c.pick(known) for _ in range(c.integer(1, MOST_AGAIN))})
+        order.append(node)
+    simulate(coarse.problem, order)
+    return tuple(order)
+
+
+def random_insides(
+    c: Chooser, loop: Loop, program: Program, depth: int = INSIDE
+) -> tuple[Inside, ...]:
+    """Decisions for some of the bodies of a program."""
+    insides = []
+    for index, eqn in enumerate(program.eqns):
+        if eqn.nest is None or not depth:
+            continue
+        for number, body in enumerate(eqn.nest.bodies):
+            if one_in(c, 2):
+                inner = random_insides(c, loop, body.program, depth - 1)
+                planned = with_insides(body.program, inner)
+                coarse = loop.pricer.body(eqn.nest, planned, keeps_order=True)
+                order = random_order(c, coarse)
+                insides.append(Inside(index, number, Decisions((), inner, order)))
+    return tuple(insides)
+
+
+def random_coarse(c: Chooser, loop: Loop) -> Coarse:
+    """The problem of the program that random decisions about loops make."""
+    program = loop.prepared.graph.program
+    if not loop.prepared.bodies:
+        return loop.prepared
+    plans = [c.pick(menu).plan for menu in loop.chooser.menus(program)]
+    program = transform(program, [plan for plan in plans if plan is not None])
+    return loop.coarsen(with_insides(program, random_insides(c, loop, program)), keeps_order=True)
+
+
+def randomly_planned(
+    c: Chooser, step: Callable[..., Any], args: tuple[Any, ...]
+) -> Callable[..., Any]:
+    """A step, a `BudgetedStep` for its settings, that runs random decisions."""
+    loop, donations = loop_for(step, args, {})
+    coarse = random_coarse(c, loop)
+    order = random_order(c, coarse)
+    for_memory = c.pick((True, False))
+    function = rewrite(coarse, order)
+    made = compile_step(function, loop.target, for_memory=for_memory, has_barriers=True)
+
+    def planned(*args: Any) -> Any:
+        leaves = without_shared_buffers(jax.tree.leaves(args), donations)
+        return jax.tree.unflatten(loop.program.out_tree, made.compiled(*leaves))
+
+    return planned
