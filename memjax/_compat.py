@@ -105,6 +105,17 @@ def sub_jaxprs(eqn: Any) -> Iterator[Any]:
                 yield item
 
 
+def as_function(closed: Any, name: str) -> Callable[..., list[Any]]:
+    """A closed jaxpr as a function of flat arguments that returns a list of flat results."""
+    evaluate = jex.jaxpr_as_fun(closed)
+
+    def run(*arguments: Any) -> list[Any]:
+        return list(evaluate(*arguments))
+
+    run.__name__ = run.__qualname__ = name
+    return run
+
+
 def count_eqns(eqn: Any) -> int:
     """How many eqns an eqn is, with those of its bodies."""
     bodies = (jaxpr_parts(body)[0] for body in sub_jaxprs(eqn))

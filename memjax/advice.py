@@ -32,15 +32,14 @@ _ELEMENTWISE = (primitives.CHEAP | primitives.COSTLY) - frozenset(
 )
 
 
-def helps(fitted: Fitted, donations: Sequence[Donation], budget_bytes: int) -> tuple[str, ...]:
+def helps(fitted: Fitted, budget_bytes: int) -> tuple[str, ...]:
     """What to do about a budget that is not met, one sentence each, the surest first.
 
     Args:
         fitted: the smallest program found, which is over the budget.
-        donations: the verdict on each flat argument.
         budget_bytes: what was asked for.
     """
-    floor_bytes = fitted.chosen.total_bytes
+    floor_bytes, donations = fitted.chosen.total_bytes, fitted.donations
     found = [f"a budget of at least {floor_bytes} bytes (memjax.floor may find less)"]
     found += _smaller_batch(fitted, donations, budget_bytes)
     found += _donation(fitted.coarse.graph.program, donations)

@@ -65,7 +65,6 @@ class Entry:
             program checks that.
         run: the compiled program, of flat leaves.
         out_tree: structure of the result.
-        donations: the verdict on each leaf.
         donated: indices of the leaves that a call gives up.
         fitted: how it came about.
         budget_bytes: what it was made for.
@@ -78,7 +77,6 @@ class Entry:
     committed: tuple[bool, ...] | None
     run: Callable[..., Any]
     out_tree: Any
-    donations: tuple[Donation, ...]
     donated: tuple[int, ...]
     fitted: Fitted
     budget_bytes: int
@@ -335,7 +333,7 @@ class BudgetedStep:
     def report(self, *args: Any, **kwargs: Any) -> Report:
         """What was decided for such arguments, with predicted and compiled bytes."""
         entry = self._entry_of(args, kwargs)
-        return make_report(entry.fitted, entry.budget_bytes, entry.donations)
+        return make_report(entry.fitted, entry.budget_bytes)
 
     def compiled(self, *args: Any, **kwargs: Any) -> jax.stages.Compiled:
         """The compiled program that calls use. It takes and returns flat lists of leaves."""
@@ -393,12 +391,12 @@ class BudgetedStep:
         self, call: Call, args: Sequence[Any], kwargs: dict[str, Any], context: Hashable
     ) -> Entry:
         settings = self._settings
-        loop, donations = self._loop(call, args, kwargs)
+        loop, _ = self._loop(call, args, kwargs)
         limit = budget_bytes(settings.budget, device_of(settings, call.leaves))
         try:
             fitted = fit_with_cache(loop, limit, settings)
         except BudgetInfeasible as error:
-            raise explained(error, donations) from None
+            raise explained(error) from None
         placed = tuple(leaf_placement(leaf) is not None for leaf in call.leaves)
         return Entry(
             tree=call.tree,
@@ -408,8 +406,7 @@ class BudgetedStep:
             committed=placed if jax.device_count() > 1 else None,
             run=fitted.step.compiled,
             out_tree=loop.program.out_tree,
-            donations=donations,
-            donated=loop.target.donated,
+            donated=fitted.donated,
             fitted=fitted,
             budget_bytes=limit,
         )
@@ -449,11 +446,9 @@ def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
     return all(a is b for a, b in zip(some, others, strict=True))
 
 
-def explained(
-    error: BudgetInfeasible, donations: Sequence[Donation], lead: str = ""
-) -> BudgetInfeasible:
+def explained(error: BudgetInfeasible, lead: str = "") -> BudgetInfeasible:
     """Say what fills the floor and what would help, after `lead`."""
-    report = make_report(error.fitted, error.budget_bytes, donations)
+    report = make_report(error.fitted, error.budget_bytes)
     held = report.holders if report.xla is None else report.xla.holders
     whose = "the predicted" if report.xla is None else "XLA's own"
     message = "\n".join(
@@ -462,7 +457,7 @@ def explained(
             f"Held at {whose} peak of that program:",
             *holder_lines(held),
             "What helps:",
-            *(f"  - {help}" for help in helps(error.fitted, donations, error.budget_bytes)),
+            *(f"  - {help}" for help in helps(error.fitted, error.budget_bytes)),
         ]
     )
     return BudgetInfeasible(message, error.budget_bytes, error.floor_bytes, error.fitted)
@@ -514,10 +509,10 @@ def floor(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Floor:
         args: its arguments; `jax.ShapeDtypeStruct` leaves will do.
         kwargs: likewise.
     """
-    loop, donations = loop_for(step, args, kwargs)
+    loop, _ = loop_for(step, args, kwargs)
     fitted = find_floor(loop)
     compiled = fitted.chosen.measured.footprint
-    report = make_report(fitted, compiled.total_bytes, donations)
+    report = make_report(fitted, compiled.total_bytes)
     return Floor(compiled.total_bytes, report, compiled)
 
 

@@ -84,7 +84,7 @@ def max_batch(
             f"the footprint hardly grows with the size: {size} still fits "
             f"{format_bytes(probe.limit_bytes)}; say how far to go with at_most"
         )
-    report = make_report(fitted, probe.limit_bytes, probe.donations(index))
+    report = make_report(fitted, probe.limit_bytes)
     return MaxBatch(
         name=report.name,
         size=size,

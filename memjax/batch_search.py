@@ -241,7 +241,7 @@ class Search:
             self.fitted[index] = fitted
         except BudgetInfeasible as error:
             if index == 0:
-                why = explained(error, probe.donations(index), f"not even size {size} fits: ")
+                why = explained(error, f"not even size {size} fits: ")
                 raise why from None
             fitted = error.fitted
             self.refused[index] = Refusal(size, error.floor_bytes, "compiled")

@@ -34,6 +34,9 @@ from memjax.stated import Footing, Stated
 from memjax.trace import Program
 
 AS_IT_IS = "as it is"
+NOT_WORTH_IT = "giving it up makes the compiled program larger"
+HAS_BARRIERS = frozenset({"checkpoint", "remat2", "remat", "optimization_barrier"})
+"""Primitives that are, or are lowered with, an `optimization_barrier`."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,14 @@ class Attempt:
         plan: what was compiled.
         measured: what came of it.
         for_memory: whether XLA was asked to schedule for memory.
+        donates: whether the arguments that memjax would give up are given up.
     """
 
     purpose: str
     plan: Plan
     measured: Measured
     for_memory: bool
+    donates: bool = True
 
     @property
     def total_bytes(self) -> int:
@@ -70,6 +75,8 @@ class Fitted:
         attempts: every compilation, in order.
         planning_seconds: spent in the planner.
         residents: arguments and results, which are held for the whole step.
+        donations: the verdict on each flat argument, as carried out.
+        donated: indices of the flat arguments that a call gives up.
     """
 
     coarse: Coarse
@@ -79,6 +86,8 @@ class Fitted:
     attempts: tuple[Attempt, ...]
     planning_seconds: float
     residents: tuple[Resident, ...]
+    donations: tuple[Donation, ...]
+    donated: tuple[int, ...]
 
 
 class BudgetInfeasible(ValueError):
@@ -108,6 +117,7 @@ class Loop:
     rates: cost.DeviceRates
     scale: float = 1.0
     stated: Stated = field(default_factory=Stated)
+    donation_is_asked: bool = False
 
     def __post_init__(self) -> None:
         self.attempts: list[Attempt] = []
@@ -276,7 +286,7 @@ class Loop:
             rewrite(coarse, schedule_of_plan(coarse, plan)),
             self.target,
             for_memory=for_memory,
-            has_barriers=plan.changes_anything,
+            has_barriers=plan.changes_anything or self.has_own_barriers,
         )
         return self.record(Attempt(purpose, plan, step.measured, for_memory), step)
 
@@ -293,13 +303,27 @@ class Loop:
         except Exception as error:  # whatever is wrong with a plan from a file
             raise InvalidPlan(f"the plan cannot be carried out: {error}") from error
 
-    def compile_as_it_is(self, budget_bytes: int) -> Attempt:
-        """Compile the program as the user wrote it, with XLA's default schedule."""
+    def compile_as_it_is(self, budget_bytes: int, *, donates: bool = True) -> Attempt:
+        """Compile the program as JAX traced it, with XLA's default schedule: what `jax.jit` does.
+
+        Args:
+            budget_bytes: what it is for.
+            donates: whether anything is given up.
+        """
         plan = self.plain_plan(self.as_it_is, budget_bytes)
-        coarse = self.coarsen(self.program)  # without programs for bodies: these run as they are
-        function = rewrite(coarse, coarse.problem.identity)
-        step = compile_step(function, self.target, for_memory=False, has_barriers=False)
-        return self.record(Attempt(AS_IT_IS, plan, step.measured, for_memory=False), step)
+        target = self.target if donates else replace(self.target, donated=())
+        step = compile_step(
+            _compat.as_function(self.program.jaxpr, self.program.name),
+            target,
+            for_memory=False,
+            has_barriers=self.has_own_barriers,
+        )
+        return self.record(Attempt(AS_IT_IS, plan, step.measured, False, donates), step)
+
+    @cached_property
+    def has_own_barriers(self) -> bool:
+        """Whether the user's step relies on barriers, as `jax.checkpoint` does."""
+        return any(_compat.contains(eqn.raw, HAS_BARRIERS) for eqn in self.program.eqns)
 
     def record(self, attempt: Attempt, step: CompiledStep) -> Attempt:
         """Remember an attempt and its program."""
@@ -326,6 +350,9 @@ class Loop:
         """What the loop hands on; programs of other attempts are let go."""
         step = self.steps[self.attempts.index(chosen)]
         untouched = chosen.purpose == AS_IT_IS
+        donations = tuple(self.donations)
+        if not chosen.donates:
+            donations = tuple(replace(d, result=None, reason=NOT_WORTH_IT) for d in donations)
         coarse = self.as_it_is if untouched else self.coarse_of(chosen.plan)
         return Fitted(
             coarse=coarse,
@@ -334,5 +361,7 @@ class Loop:
             step=step,
             attempts=tuple(self.attempts),
             planning_seconds=self.planning_seconds,
-            residents=self.residents(coarse.graph.program),
+            residents=residents(coarse.graph.program, self.target, donations),
+            donations=donations,
+            donated=self.target.donated if chosen.donates else (),
         )

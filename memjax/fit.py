@@ -28,6 +28,7 @@ from memjax.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
 from memjax.plan import Plan
 from memjax.simulate import InvalidPlan, simulate
 from memjax.stated import Footing
+from memjax.xla.copies import copies_of_arguments
 
 MAX_COMPILATIONS = 4
 MAX_OWN_SCHEDULES = 2
@@ -50,6 +51,9 @@ LOWEST_AIM = 0.9
 LOOSER_PERCENT = 4
 """Besides the tightest plan one that is predicted this much larger is compiled: each further
 segment has a barrier's small copies, so that it may take less."""
+COPIED = 0.5
+"""Donation is doubted where copies of arguments take more than this part of what it saves; a
+guess: they are in the way of other buffers, too."""
 SLACK = 0.04
 """A plan that recomputes is made again, looser, if it leaves more than this part unused."""
 
@@ -100,7 +104,7 @@ def _at_once(loop: Loop, budget_bytes: int, given: Plan | None) -> Iterator[Atte
         loop.eqns <= QUICK_EQNS
         or loop.plain_plan(loop.as_it_is, budget_bytes).predicted_bytes <= near
     ):
-        yield loop.compile_as_it_is(budget_bytes)
+        yield _untouched(loop, budget_bytes)
     plain = loop.plain_plan(loop.prepared, budget_bytes)
     if plain.predicted_bytes <= near:
         for for_memory in loop.schedules:
@@ -158,8 +162,7 @@ def _least(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
     tightest plans, where these are no better prepared without recomputation, and what was
     stated before.
     """
-    known = (a for a in loop.attempts if a.purpose == AS_IT_IS)
-    untouched = next(known, None) or loop.compile_as_it_is(budget_bytes)
+    untouched = _untouched(loop, budget_bytes)
     yield untouched
     if budget_bytes >= loop.prepared.problem.base_bytes or not budget_bytes:
         tight = []
@@ -172,6 +175,22 @@ def _least(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
     least = loop.stated.least
     if least is not None and all(least.bytes < a.total_bytes for a in loop.attempts):
         yield from _again(loop, least)
+
+
+def _untouched(loop: Loop, budget_bytes: int) -> Attempt:
+    """The program as it is, without donation where donation makes it larger.
+
+    XLA copies an argument that is given up where it cannot prove that its update comes after
+    all other reads. Only then donation can be in the way.
+    """
+    known = [a for a in loop.attempts if a.purpose == AS_IT_IS]
+    if not known:
+        known.append(loop.compile_as_it_is(budget_bytes))
+        alias_bytes = known[0].measured.footprint.alias_bytes
+        copied_bytes = copies_of_arguments(loop.steps[-1].compiled)
+        if not loop.donation_is_asked and copied_bytes > COPIED * alias_bytes:
+            known.append(loop.compile_as_it_is(budget_bytes, donates=False))
+    return min(known, key=lambda a: a.total_bytes)
 
 
 def _tightest_plans(loop: Loop, budget_bytes: int) -> Iterator[tuple[Plan, str]]:

@@ -237,16 +237,31 @@ def _emit_cond(eqn: Eqn, bodies: Sequence[Function], operands: list[Any]) -> Seq
 
 
 def _emit_while(eqn: Eqn, bodies: Sequence[Function], operands: list[Any]) -> Sequence[Any]:
+    """A `while` that was batched has a condition for each element: it runs while any holds, and
+    what does not hold keeps its state, as in JAX's own lowering.
+    """
     condition, body = bodies
     of_condition = eqn.raw.params["cond_nconsts"]
     split = of_condition + eqn.raw.params["body_nconsts"]
     before, constants = operands[:of_condition], operands[of_condition:split]
-    result: Sequence[Any] = lax.while_loop(
-        lambda state: next(iter(condition(*before, *state))),
-        lambda state: list(body(*constants, *state)),
-        operands[split:],
-    )
+
+    def holds(state: Sequence[Any]) -> Any:
+        return next(iter(condition(*before, *state)))
+
+    def step(state: Sequence[Any]) -> Sequence[Any]:
+        new, going = list(body(*constants, *state)), holds(state)
+        if not going.ndim:
+            return new
+        return [_chosen(going, n, old) for n, old in zip(new, state, strict=True)]
+
+    result: Sequence[Any] = lax.while_loop(lambda s: holds(s).any(), step, operands[split:])
     return result
+
+
+def _chosen(going: Any, new: Any, old: Any) -> Any:
+    """`new` where `going`, which has the first dimensions of both, and `old` elsewhere."""
+    dimensions = tuple(range(going.ndim))
+    return lax.select(lax.broadcast_in_dim(going, new.shape, dimensions), new, old)
 
 
 def _emit_jit(eqn: Eqn, bodies: Sequence[Function], operands: list[Any]) -> Sequence[Any]:

@@ -261,7 +261,7 @@ def emitted_by(fitted: Fitted) -> tuple[int, ...]:
     return emitted_order(segments(coarse, schedule_of_plan(coarse, chosen.plan)))
 
 
-def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]) -> Report:
+def make_report(fitted: Fitted, budget_bytes: int) -> Report:
     """The report of a fitted program."""
     coarse, chosen = fitted.coarse, fitted.chosen
     problem = coarse.problem
@@ -288,7 +288,7 @@ def make_report(fitted: Fitted, budget_bytes: int, donations: Iterable[Donation]
         overhead=chosen.plan.overhead,
         planning_seconds=fitted.planning_seconds,
         holders=holders,
-        donations=tuple(donations),
+        donations=fitted.donations,
         timeline=timeline,
         recomputing=_reruns(order),
         decisions=tuple(decisions(coarse, order).items()),

@@ -220,7 +220,16 @@ def make_loop(
     planner = get_planner(settings.planner)
     described = f"{fingerprint(program)}|{describe(target, device)}"
     stated = stated_of(hashlib.sha256(described.encode(errors="replace")).hexdigest()[:32])
-    return Loop(program, target, tuple(donations), planner, rates, stated=stated)
+    asked = settings.donates_as_jit or settings.donate != "auto"
+    return Loop(
+        program,
+        target,
+        tuple(donations),
+        planner,
+        rates,
+        stated=stated,
+        donation_is_asked=asked,
+    )
 
 
 def _flat_in_shardings(settings: Settings, call: Call) -> tuple[Any, ...] | None:

@@ -111,6 +111,7 @@ class Program:
         in_tree: structure of `(args, kwargs)` without the static ones.
         out_tree: structure of the step's result.
         name: the step's own name.
+        jaxpr: what it was made of, as JAX traced it; None for bodies and changed programs.
     """
 
     eqns: tuple[Eqn, ...]
@@ -123,6 +124,7 @@ class Program:
     in_tree: PyTreeDef | None = None
     out_tree: PyTreeDef | None = None
     name: str = "step"
+    jaxpr: Any = None
 
     @cached_property
     def value_bytes(self) -> tuple[int, ...]:
@@ -188,6 +190,7 @@ def trace(
         argument_names=_argument_names(traced.args_info, step, static_argnums),
         result_names=_leaf_names(traced.out_info, "result"),
         in_tree=traced.in_tree,
+        jaxpr=traced.jaxpr,
         out_tree=jax.tree_util.tree_structure(traced.out_info),
     )
 

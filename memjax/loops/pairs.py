@@ -187,6 +187,8 @@ def _with_views(program: Program, pair: Pair) -> Pair:
 
 def _pair_of(program: Program, forward: Scan, scans: dict[int, Scan]) -> Pair | None:
     """The pair that a scan is the forward pass of, if it is one."""
+    if not forward.length:
+        return None
     residuals = []
     readers: dict[int, None] = {}
     for number, stack in enumerate(forward.stacks):
