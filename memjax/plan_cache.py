@@ -7,6 +7,7 @@ process left half written is taken away by the next that writes. Nothing here is
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -63,5 +64,6 @@ def save_plan(path: Path, plan: Plan) -> None:
 def _remove_leftovers(folder: Path) -> None:
     oldest = time.time() - TEMPORARY_SECONDS
     for path in folder.glob(f"*{SUFFIX}.*.tmp"):
-        if path.stat().st_mtime < oldest:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process may be as quick
+            if path.stat().st_mtime < oldest:
+                path.unlink()
