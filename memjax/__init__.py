@@ -1,9 +1,10 @@
 """memjax: fit a JAX train step into a memory budget, checked on the compiled program."""
 
 from memjax import figures, page
-from memjax.api import BudgetedStep, Floor, analyze, floor, frontier, memory_budget, plan
+from memjax.api import Floor, analyze, floor, frontier, memory_budget, plan
 from memjax.batch import max_batch
 from memjax.batch_result import BatchPoint, MaxBatch, Refusal
+from memjax.budgeted import BudgetedStep
 from memjax.closed_loop import BudgetInfeasible
 from memjax.compile import Footprint, footprint
 from memjax.curve import Frontier

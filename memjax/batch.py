@@ -19,10 +19,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from memjax.api import BudgetedStep, memory_budget
+from memjax.api import memory_budget
 from memjax.batch_result import BatchPoint, MaxBatch
 from memjax.batch_search import MakeArguments, OnProgress, Probe, Search, moved
 from memjax.budget import format_bytes
+from memjax.budgeted import BudgetedStep
 from memjax.closed_loop import Fitted, Loop
 from memjax.plan import Plan
 from memjax.report import make_report

@@ -22,10 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memjax.api import BudgetedStep, explained, loop_for
+from memjax.api import loop_for
 from memjax.arguments import as_arguments, shapes_of
 from memjax.batch_result import Refusal
 from memjax.budget import budget_bytes
+from memjax.budgeted import BudgetedStep, explained
 from memjax.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
 from memjax.donation import Donation
 from memjax.fit import with_device_scale

@@ -7,6 +7,7 @@ process left half written is taken away by the next that writes. Nothing here is
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -73,5 +74,6 @@ def write_atomically(path: Path, text: str) -> None:
 def _remove_leftovers(folder: Path) -> None:
     oldest = time.time() - TEMPORARY_SECONDS
     for path in folder.glob("*.json.*.tmp"):
-        if path.stat().st_mtime < oldest:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process may be as quick
+            if path.stat().st_mtime < oldest:
+                path.unlink()

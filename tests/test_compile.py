@@ -19,7 +19,7 @@ from memjax.compile import (
     compiler_options,
     flat_arguments,
     footprint,
-    leaf_sharding,
+    leaf_placement,
 )
 from tests.programs import CPU, shape
 
@@ -224,8 +224,8 @@ def test_flat_arguments():
 def test_only_committed_arrays_insist_on_their_device():
     device = jax.devices()[0]
     sharding = jax.sharding.SingleDeviceSharding(device)
-    assert leaf_sharding(jnp.ones(3)) is None
-    assert leaf_sharding(np.ones(3)) is None
-    assert leaf_sharding(1.0) is None
-    assert leaf_sharding(jax.device_put(1.0, device)) == sharding
-    assert leaf_sharding(jax.ShapeDtypeStruct((3,), jnp.float32, sharding=sharding)) == sharding
+    assert leaf_placement(jnp.ones(3)) is None
+    assert leaf_placement(np.ones(3)) is None
+    assert leaf_placement(1.0) is None
+    assert leaf_placement(jax.device_put(1.0, device)) == sharding
+    assert leaf_placement(jax.ShapeDtypeStruct((3,), jnp.float32, sharding=sharding)) == sharding

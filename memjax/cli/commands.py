@@ -117,7 +117,8 @@ def plan(
 
 def report_of(target: Any, budget: str, given: Any = None) -> Any:
     """The report of a step under a budget, with the settings of its own decorator if it has one."""
-    from memjax.api import BudgetedStep, memory_budget
+    from memjax.api import memory_budget
+    from memjax.budgeted import BudgetedStep
 
     step = target.step
     if isinstance(step, BudgetedStep):
