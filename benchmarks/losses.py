@@ -75,8 +75,8 @@ def budgeted(task: Task, plain_bytes: int) -> tuple[int, Any]:
     step = memjax.memory_budget(budget)(task.step)
     try:
         step.compiled(task.state, task.batch)
-    except memjax.BudgetInfeasible as error:
-        budget = error.floor_bytes
+    except memjax.BudgetInfeasible:
+        budget = memjax.floor(task.step, task.state, task.batch).bytes
         step = memjax.memory_budget(budget)(task.step)
     return budget, step
 

@@ -234,6 +234,9 @@ def _infeasible(loop: Loop, budget_bytes: int) -> BudgetInfeasible:
         f"no plan fits {format_bytes(budget_bytes)}: the smallest compiled footprint reached "
         f"is {format_bytes(smallest.total_bytes)} ({smallest.total_bytes} bytes)"
     )
+    base_bytes = loop.prepared.problem.base_bytes
+    if budget_bytes < base_bytes:
+        message += f", and arguments and results alone take {format_bytes(base_bytes)}"
     return BudgetInfeasible(message, budget_bytes, smallest.total_bytes, fitted)
 
 

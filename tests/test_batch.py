@@ -136,7 +136,7 @@ def test_not_even_the_smallest_fits():
     with pytest.raises(memjax.BudgetInfeasible, match="not even size 2 fits") as caught:
         memjax.max_batch(arguments, STEP, 10 * KIB, at_least=2)
     assert caught.value.floor_bytes > 10 * KIB
-    assert "Held at its peak" in str(caught.value)
+    assert "own peak" in str(caught.value)
 
 
 def test_a_knob_without_effect_needs_an_end():
