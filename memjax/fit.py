@@ -28,7 +28,7 @@ from memjax.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
 from memjax.plan import Plan
 from memjax.simulate import InvalidPlan, simulate
 from memjax.stated import Footing
-from memjax.xla.copies import copies_of_arguments
+from memjax.xla.copies import copies_at_the_ends
 
 MAX_COMPILATIONS = 4
 MAX_OWN_SCHEDULES = 2
@@ -187,7 +187,7 @@ def _untouched(loop: Loop, budget_bytes: int) -> Attempt:
     if not known:
         known.append(loop.compile_as_it_is(budget_bytes))
         alias_bytes = known[0].measured.footprint.alias_bytes
-        copied_bytes = copies_of_arguments(loop.steps[-1].compiled)
+        copied_bytes = copies_at_the_ends(loop.steps[-1].compiled)
         if not loop.donation_is_asked and copied_bytes > COPIED * alias_bytes:
             known.append(loop.compile_as_it_is(budget_bytes, donates=False))
     return min(known, key=lambda a: a.total_bytes)

@@ -21,6 +21,7 @@ from memjax.problem import Problem, Solution
 from memjax.residents import resident_bytes
 from memjax.stated import Stated
 from memjax.trace import trace
+from memjax.xla.copies import copies_at_the_ends
 from tests.programs import CPU, mlp, shape
 
 QUICK = AutoPlanner(work=3000, rounds=1, starts=1)
@@ -397,3 +398,65 @@ def test_the_chosen_program_computes_the_step():
     ours = fitted.step.compiled(*[w + 0 for w in WEIGHTS], BATCH)
     for one, other in zip(ours, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+# Donation that is in the way
+
+
+def test_copies_at_the_ends_are_counted():
+    def reversed_(w: Any) -> Any:
+        return w[::-1] + 1.0  # reads what it would write over
+
+    compiled = jax.jit(reversed_, donate_argnums=0).lower(shape(64, 32)).compile()
+    assert copies_at_the_ends(compiled) == 64 * 32 * 4
+    plain = jax.jit(lambda w: w + 1.0, donate_argnums=0).lower(shape(64, 32)).compile()
+    assert copies_at_the_ends(plain) == 0
+
+
+ENTRY = """
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %copy.9 = f32[8]{0} copy(%p)
+}
+
+ENTRY %main (a: f32[4,2], b: pred[3]) -> (f32[4,2], bf16[4,2]) {
+  %a = f32[4,2]{1,0} parameter(0)
+  %b = pred[3]{0} parameter(1)
+  %copy.1 = f32[4,2]{1,0} copy(%a)
+  %copy.2 = pred[3]{0} copy(%b)
+  %middle = f32[100]{0} copy(%copy.1)
+  %copy.3 = bf16[4,2]{1,0} copy(%middle)
+  ROOT %tuple = (f32[4,2]{1,0}, bf16[4,2]{1,0}) tuple(%copy.1, %copy.3)
+}
+"""
+
+
+def test_only_copies_of_the_programs_own_arguments_and_results_count():
+    class Compiled:
+        def as_text(self) -> str:
+            return ENTRY
+
+    assert copies_at_the_ends(Compiled()) == 4 * 2 * 4 + 3 + 4 * 2 * 2
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_donation_that_makes_the_program_larger_is_left_out(monkeypatch, asked):
+    """Which it is depends on XLA's version; so copies are pretended, and bytes decide."""
+    monkeypatch.setattr("memjax.fit.copies_at_the_ends", lambda compiled: 2**40)
+    loop = loop_for(QUICK)
+    loop.donation_is_asked = asked
+    fitted = fit(loop, 10 * plain_bytes())
+    assert [a.donates for a in fitted.attempts] == ([True] if asked else [True, False])
+    assert fitted.chosen is min(fitted.attempts, key=lambda a: a.total_bytes)
+    kept = loop.result(fitted.attempts[-1])
+    assert bool(kept.donated) == asked
+    assert any(d.donated for d in kept.donations) == asked
+
+
+def test_the_program_as_it_is_is_jaxs_own(plain):
+    loop = loop_for(QUICK)
+    attempt = loop.compile_as_it_is(0)
+    assert attempt.total_bytes == plain
+    mine = loop.steps[-1].lowered.as_text()
+    jaxs = jax.jit(STEP, donate_argnums=0).lower(WEIGHTS, BATCH).as_text()
+    assert mine.count("dot_general") == jaxs.count("dot_general")

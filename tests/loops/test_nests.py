@@ -274,3 +274,52 @@ def test_budget_below_what_the_step_takes(case: Callable[[], Step]) -> None:
         assert bound > 0.5 * report.plan.overhead > 0
     for got, want in zip(numbers(budgeted(*args)), numbers(jax.jit(step)(*args)), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+# Whiles that were batched, and scans of no length
+
+
+def halved_until_small(w: Any, x: Any) -> Any:
+    """Each row stops by itself, after its own number of iterations."""
+
+    def body(carry: Any) -> Any:
+        h, n = carry
+        values = [h]
+        for _ in range(4):
+            values.append(jnp.tanh(values[-1] @ w))
+        y = values[-1]
+        for value in reversed(values):
+            y = jnp.sin(y @ w) * value
+        return y, n + 1
+
+    def one(h: Any) -> Any:
+        return jax.lax.while_loop(lambda c: (c[1] < 4) & (jnp.abs(c[0]).max() > 0.3), body, (h, 0))
+
+    return jax.vmap(one)(x)
+
+
+def test_a_batched_while_that_is_planned_stops_each_element_by_itself() -> None:
+    w = 0.9 * jnp.eye(32)
+    x = jnp.linspace(0.2, 2.0, 4)[:, None, None] * jnp.ones((4, 128, 32))
+    wanted = jax.jit(halved_until_small)(w, x)
+    assert len(set(wanted[1].tolist())) > 1
+    plain = memjax.footprint(jax.jit(halved_until_small).lower(w, x).compile()).total_bytes
+    planned = memjax.memory_budget(int(0.8 * plain), donate=None)(halved_until_small)
+    assert planned.plan(w, x).changes_anything
+    for one, other in zip(planned(w, x), wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scan_without_iterations_is_left_alone() -> None:
+    def step(w: Any, x: Any) -> Any:
+        def loss(w: Any) -> Any:
+            h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h @ w), None), x, None, length=0)
+            h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h @ w), None), h, None, length=4)
+            return jnp.mean(h**2)
+
+        return w - 0.1 * jax.grad(loss)(w)
+
+    args = jnp.eye(16) + 0.1, jnp.ones((128, 16))
+    budget = memjax.floor(step, *args).bytes
+    planned = memjax.memory_budget(budget, donate=None)(step)
+    np.testing.assert_allclose(planned(*args), jax.jit(step)(*args), rtol=1e-5)
