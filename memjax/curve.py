@@ -117,7 +117,7 @@ def make_frontier(loop: Loop, budgets: Sequence[int], *, verify: bool) -> Fronti
 def _plans(loop: Loop, budgets: Sequence[int]) -> list[tuple[Plan, bool]]:
     """A plan for each budget, from the largest to the smallest."""
     if not loop.prepared.bodies:
-        solutions = solve_all(loop.prepared.problem, budgets, loop.planner)
+        solutions = solve_all(loop.prepared.problem, budgets, loop.patient)
         return [
             (loop.make_plan(loop.prepared, s, b), s.met)
             for s, b in zip(solutions, budgets, strict=True)
