@@ -5,9 +5,9 @@ program found that fits, with every compilation on the way.
 
 Predicted bytes are a guide and compiled bytes the judge.
 
-1. A budget that is a footprint stated before compiles the plan that has it.
-2. The program as it is comes first, wherever it might fit. So nothing is recomputed, and no more
+1. The program as it is comes first, wherever it might fit. So nothing is recomputed, and no more
    is held, than plain `jax.jit` does without a reason.
+2. A budget that is a footprint stated before compiles the plan that has it.
 3. Plans for the budget: where a compiled program is over it by some bytes, the next plan is made
    for as many less, up to `MAX_COMPILATIONS` programs; before these up to `MAX_OWN_SCHEDULES`
    where XLA's own schedule is worth it.
@@ -15,7 +15,7 @@ Predicted bytes are a guide and compiled bytes the judge.
    whatever is predicted of them, and the least that was ever stated for the program. So nothing
    is refused that plain `jax.jit` meets, or that was met before.
 
-What steps 2 and 4 try does not depend on the budget.
+What steps 1 and 4 try does not depend on the budget.
 """
 
 from __future__ import annotations
@@ -96,15 +96,15 @@ def _at_once(loop: Loop, budget_bytes: int, given: Plan | None) -> Iterator[Atte
     if given is not None:
         for for_memory in loop.schedules:
             yield loop.compile_given(given, "the given plan", for_memory=for_memory)
-    stated = loop.stated.exactly(budget_bytes)
-    if stated is not None:
-        yield from _again(loop, stated)
     near = NEAR_FACTOR * budget_bytes
     if (
         loop.eqns <= QUICK_EQNS
         or loop.plain_plan(loop.as_it_is, budget_bytes).predicted_bytes <= near
     ):
         yield _untouched(loop, budget_bytes)
+    stated = loop.stated.exactly(budget_bytes)
+    if stated is not None:
+        yield from _again(loop, stated)
     plain = loop.plain_plan(loop.prepared, budget_bytes)
     if plain.predicted_bytes <= near:
         for for_memory in loop.schedules:

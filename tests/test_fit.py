@@ -19,7 +19,7 @@ from memjax.fit import MAX_COMPILATIONS, find_floor, fit
 from memjax.planners import AutoPlanner, Planner
 from memjax.problem import Problem, Solution
 from memjax.residents import resident_bytes
-from memjax.stated import Stated
+from memjax.stated import Footing, Stated
 from memjax.trace import trace
 from memjax.xla.copies import copies_at_the_ends
 from tests.programs import CPU, mlp, shape
@@ -234,9 +234,18 @@ def test_a_stated_footprint_compiles_what_was_found(floor):
     within = fit(loop_for(QUICK, stated=stated), int(1.2 * floor.chosen.total_bytes))
     planner = Levels()
     again = fit(loop_for(planner, stated=stated), within.chosen.total_bytes)
-    assert [a.purpose for a in again.attempts] == ["found before"]
+    assert [a.purpose for a in again.attempts] == [AS_IT_IS, "found before"]
     assert planner.asked == []
     assert again.chosen.plan.decides_like(within.chosen.plan)
+
+
+def test_a_stated_footprint_above_plain_is_not_made_again(plain):
+    stated = Stated()
+    loop = loop_for(QUICK, stated=stated)
+    larger = loop.compile(loop.plain_plan(loop.prepared, 0), "some program")
+    stated.footings[:] = [Footing(plain + 1000, larger.plan, True)]
+    fitted = fit(loop_for(QUICK, stated=stated), plain + 1000)
+    assert fitted.chosen.total_bytes <= plain
 
 
 def scan_step(w: Any, xs: Any) -> Any:
