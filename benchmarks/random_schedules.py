@@ -74,7 +74,7 @@ def randomly_planned(
     c: Chooser, step: Callable[..., Any], args: tuple[Any, ...]
 ) -> Callable[..., Any]:
     """A step, a `BudgetedStep` for its settings, that runs random decisions."""
-    loop, donations = loop_for(step, args, {})
+    loop, _ = loop_for(step, args, {})
     coarse = random_coarse(c, loop)
     order = random_order(c, coarse)
     for_memory = c.pick((True, False))
@@ -82,7 +82,7 @@ def randomly_planned(
     made = compile_step(function, loop.target, for_memory=for_memory, has_barriers=True)
 
     def planned(*args: Any) -> Any:
-        leaves = without_shared_buffers(jax.tree.leaves(args), donations)
+        leaves = without_shared_buffers(jax.tree.leaves(args), loop.target.donated)
         return jax.tree.unflatten(loop.program.out_tree, made.compiled(*leaves))
 
     return planned
