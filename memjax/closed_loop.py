@@ -303,12 +303,15 @@ class Loop:
         except Exception as error:  # whatever is wrong with a plan from a file
             raise InvalidPlan(f"the plan cannot be carried out: {error}") from error
 
-    def compile_as_it_is(self, budget_bytes: int, *, donates: bool = True) -> Attempt:
+    def compile_as_it_is(
+        self, budget_bytes: int, *, donates: bool = True, keeps_barriers: bool = True
+    ) -> Attempt:
         """Compile the program as JAX traced it, with XLA's default schedule: what `jax.jit` does.
 
         Args:
             budget_bytes: what it is for.
             donates: whether anything is given up.
+            keeps_barriers: whether XLA is held to the barriers of the user's `jax.checkpoint`.
         """
         plan = self.plain_plan(self.as_it_is, budget_bytes)
         target = self.target if donates else replace(self.target, donated=())
@@ -316,7 +319,7 @@ class Loop:
             _compat.as_function(self.program.jaxpr, self.program.name),
             target,
             for_memory=False,
-            has_barriers=self.has_own_barriers,
+            has_barriers=keeps_barriers and self.has_own_barriers,
         )
         return self.record(Attempt(AS_IT_IS, plan, step.measured, False, donates), step)
 

@@ -164,6 +164,12 @@ def compiler_options(target: Target, *, for_memory: bool, has_barriers: bool) ->
     return options
 
 
+def keeps_barriers(options: Options) -> bool:
+    """Whether a program was compiled with barriers that XLA would have dropped."""
+    disabled = str(options.get("xla_disable_hlo_passes", "")).split(",")
+    return KEEP_BARRIERS["xla_disable_hlo_passes"] in disabled
+
+
 @cache
 def barriers_hold(options: tuple[tuple[str, str], ...] = ()) -> bool:
     """Whether the default backend keeps a recomputation behind a barrier; compiled once.

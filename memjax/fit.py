@@ -25,6 +25,7 @@ from dataclasses import replace
 
 from memjax.budget import format_bytes
 from memjax.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
+from memjax.compile import keeps_barriers
 from memjax.plan import Plan
 from memjax.simulate import InvalidPlan, simulate
 from memjax.stated import Footing
@@ -178,10 +179,11 @@ def _least(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
 
 
 def _untouched(loop: Loop, budget_bytes: int) -> Attempt:
-    """The program as it is, without donation where donation makes it larger.
+    """The program as it is, in the smaller way where there are two.
 
     XLA copies an argument that is given up where it cannot prove that its update comes after
-    all other reads. Only then donation can be in the way.
+    all other reads. Only then donation can be in the way. And where XLA drops the barriers of
+    the user's `jax.checkpoint` unless it is told not to, either may hold less.
     """
     known = [a for a in loop.attempts if a.purpose == AS_IT_IS]
     if not known:
@@ -190,6 +192,8 @@ def _untouched(loop: Loop, budget_bytes: int) -> Attempt:
         copied_bytes = copies_at_the_ends(loop.steps[-1].compiled)
         if not loop.donation_is_asked and copied_bytes > COPIED * alias_bytes:
             known.append(loop.compile_as_it_is(budget_bytes, donates=False))
+        if keeps_barriers(known[0].measured.options):
+            known.append(loop.compile_as_it_is(budget_bytes, keeps_barriers=False))
     return min(known, key=lambda a: a.total_bytes)
 
 

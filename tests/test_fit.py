@@ -13,7 +13,7 @@ import pytest
 import memjax
 from memjax import cost
 from memjax.closed_loop import AS_IT_IS, Loop
-from memjax.compile import Target, flat_arguments
+from memjax.compile import Target, barriers_hold, flat_arguments
 from memjax.donation import match_donations
 from memjax.fit import MAX_COMPILATIONS, find_floor, fit
 from memjax.planners import AutoPlanner, Planner
@@ -155,7 +155,8 @@ def test_a_planner_that_repeats_itself_is_not_compiled_again(floor):
     with pytest.raises(memjax.BudgetInfeasible) as caught:
         fit(loop_for(Identity()), budget)
     purposes = [a.purpose for a in caught.value.fitted.attempts]
-    assert purposes == [AS_IT_IS, "the tightest plan"]
+    assert purposes[:2] == [AS_IT_IS, "the tightest plan"]
+    assert purposes[2:] in ([], ["without recomputation"])  # where the other is no better
 
 
 def test_a_planner_that_gives_up_is_compiled_once(floor):
@@ -164,7 +165,8 @@ def test_a_planner_that_gives_up_is_compiled_once(floor):
     with pytest.raises(memjax.BudgetInfeasible) as caught:
         fit(loop_for(planner), budget)
     purposes = [a.purpose for a in caught.value.fitted.attempts]
-    assert purposes == [AS_IT_IS, "the tightest plan"]
+    assert purposes[:2] == [AS_IT_IS, "the tightest plan"]
+    assert purposes[2:] in ([], ["without recomputation"])  # where the other is no better
 
 
 # What is promised
@@ -460,6 +462,22 @@ def test_donation_that_makes_the_program_larger_is_left_out(monkeypatch, asked):
     kept = loop.result(fitted.attempts[-1])
     assert bool(kept.donated) == asked
     assert any(d.donated for d in kept.donations) == asked
+
+
+def test_barriers_of_the_users_own_are_no_reason_to_hold_more():
+    """Where XLA drops them unless it is told not to, both are compiled, and the smaller runs."""
+
+    def step(w: Any, x: Any) -> Any:
+        block = jax.checkpoint(lambda h: jax.numpy.tanh(h @ w) @ w)
+        return jax.grad(lambda x: jax.numpy.mean(block(block(x)) ** 2))(x)
+
+    loop = loop_for(QUICK, step, shape(32, 32), shape(128, 32))
+    fitted = fit(loop, 10**9)
+    expected = 2 if CPU.may_drop_barriers and not barriers_hold() else 1
+    assert len(fitted.attempts) == expected
+    assert fitted.chosen.total_bytes <= plain_bytes(
+        step, shape(32, 32), shape(128, 32), donate=loop.target.donated
+    )
 
 
 def test_the_program_as_it_is_is_jaxs_own(plain):
