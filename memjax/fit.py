@@ -188,12 +188,15 @@ def _untouched(loop: Loop, budget_bytes: int) -> Attempt:
     known = [a for a in loop.attempts if a.purpose == AS_IT_IS]
     if not known:
         known.append(loop.compile_as_it_is(budget_bytes))
-        alias_bytes = known[0].measured.footprint.alias_bytes
         copied_bytes = copies_at_the_ends(loop.steps[-1].compiled)
-        if not loop.donation_is_asked and copied_bytes > COPIED * alias_bytes:
-            known.append(loop.compile_as_it_is(budget_bytes, donates=False))
-        if keeps_barriers(known[0].measured.options):
+        may_keep = not loop.donation_is_asked and bool(loop.target.donated)
+        two_ways = keeps_barriers(known[0].measured.options)
+        if two_ways:
             known.append(loop.compile_as_it_is(budget_bytes, keeps_barriers=False))
+        if may_keep and copied_bytes > COPIED * known[0].measured.footprint.alias_bytes:
+            known.append(loop.compile_as_it_is(budget_bytes, donates=False))
+        if may_keep and two_ways:
+            known.append(loop.compile_as_it_is(budget_bytes, donates=False, keeps_barriers=False))
     return min(known, key=lambda a: a.total_bytes)
 
 
