@@ -28,7 +28,6 @@ from memjax.batch_result import Refusal
 from memjax.budget import budget_bytes
 from memjax.budgeted import BudgetedStep, explained
 from memjax.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
-from memjax.donation import Donation
 from memjax.fit import with_device_scale
 from memjax.largest import largest_within
 from memjax.loops.decisions import Decisions
@@ -75,7 +74,7 @@ class Probe:
     compilations: int = 0
 
     def __post_init__(self) -> None:
-        self.made: dict[int, tuple[Loop, tuple[Donation, ...]]] = {}
+        self.made: dict[int, Loop] = {}
         self.tightest: dict[int, Plan] = {}
         loop = self.loop(0)
         settings = self.budgeted._settings
@@ -100,19 +99,14 @@ class Probe:
             try:
                 args, kwargs = as_arguments(shapes_of(self.make_arguments, size))
                 what = "the step cannot be traced"
-                loop, donations = loop_for(self.budgeted, args, kwargs)
+                loop, _ = loop_for(self.budgeted, args, kwargs)
             except (TypeError, ValueError) as error:
                 hint = "; if only some sizes are possible, give multiple_of" if size > 1 else ""
                 raise ValueError(f"{what} at size {size}{hint}: {error}") from error
             if self.scale is not None:
                 loop = replace(loop, scale=self.scale)
-            self.made[index] = loop, donations
-        return self.made[index][0]
-
-    def donations(self, index: int) -> tuple[Donation, ...]:
-        """The verdict on donation at a size."""
-        self.loop(index)
-        return self.made[index][1]
+            self.made[index] = loop
+        return self.made[index]
 
     def tightest_plan(self, index: int) -> Plan:
         """The plan with the smallest predicted footprint at a size."""
