@@ -20,6 +20,7 @@ What steps 1 and 4 try does not depend on the budget.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -30,6 +31,7 @@ from memjax.plan import Plan
 from memjax.simulate import InvalidPlan, simulate
 from memjax.stated import Footing
 from memjax.xla.copies import copies_at_the_ends
+from memjax.xla.held import fragmentation_bytes
 
 MAX_COMPILATIONS = 4
 MAX_OWN_SCHEDULES = 2
@@ -52,9 +54,6 @@ LOWEST_AIM = 0.9
 LOOSER_PERCENT = 4
 """Besides the tightest plan one that is predicted this much larger is compiled: each further
 segment has a barrier's small copies, so that it may take less."""
-COPIED = 0.9
-"""Donation is doubted where copies of arguments and results take more than this part of what it
-saves: it was in the way at 0.93 (a random step), and not at 0.83, 0.88 and 0.91 (MLPs)."""
 SLACK = 0.04
 """A plan that recomputes is made again, looser, if it leaves more than this part unused."""
 
@@ -102,7 +101,7 @@ def _at_once(loop: Loop, budget_bytes: int, given: Plan | None) -> Iterator[Atte
         loop.eqns <= QUICK_EQNS
         or loop.plain_plan(loop.as_it_is, budget_bytes).predicted_bytes <= near
     ):
-        yield _untouched(loop, budget_bytes)
+        yield _untouched(loop, budget_bytes, most_bytes=budget_bytes)
     stated = loop.stated.exactly(budget_bytes)
     if stated is not None:
         yield from _again(loop, stated)
@@ -178,26 +177,43 @@ def _least(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
         yield from _again(loop, least)
 
 
-def _untouched(loop: Loop, budget_bytes: int) -> Attempt:
-    """The program as it is, in the smaller way where there are two.
+def _untouched(loop: Loop, budget_bytes: int, most_bytes: float = math.inf) -> Attempt:
+    """The program as it is, in the smallest way where there are several.
 
-    XLA copies an argument that is given up where it cannot prove that its update comes after
-    all other reads. Only then donation can be in the way. And where XLA drops the barriers of
-    the user's `jax.checkpoint` unless it is told not to, either may hold less.
+    Where XLA drops the barriers of the user's `jax.checkpoint` unless it is told not to, either
+    may hold less; for donation see `_without_donation`.
+
+    Args:
+        loop: what was compiled so far.
+        budget_bytes: what it is for.
+        most_bytes: ways that hold more are of no interest.
     """
     known = [a for a in loop.attempts if a.purpose == AS_IT_IS]
     if not known:
         known.append(loop.compile_as_it_is(budget_bytes))
-        copied_bytes = copies_at_the_ends(loop.steps[-1].compiled)
-        may_keep = not loop.donation_is_asked and bool(loop.target.donated)
-        two_ways = keeps_barriers(known[0].measured.options)
-        if two_ways:
+        if keeps_barriers(known[0].measured.options):
             known.append(loop.compile_as_it_is(budget_bytes, keeps_barriers=False))
-        if may_keep and copied_bytes > COPIED * known[0].measured.footprint.alias_bytes:
-            known.append(loop.compile_as_it_is(budget_bytes, donates=False))
-        if may_keep and two_ways:
-            known.append(loop.compile_as_it_is(budget_bytes, donates=False, keeps_barriers=False))
+    may_keep = bool(loop.target.donated) and not loop.donation_is_asked
+    if may_keep and all(attempt.donates for attempt in known):
+        for attempt in known.copy():
+            if _without_donation(loop, attempt) < min(attempt.total_bytes, most_bytes):
+                keeps = keeps_barriers(attempt.measured.options)
+                known.append(
+                    loop.compile_as_it_is(budget_bytes, donates=False, keeps_barriers=keeps)
+                )
     return min(known, key=lambda a: a.total_bytes)
+
+
+def _without_donation(loop: Loop, attempt: Attempt) -> float:
+    """Bytes that a program may hold if nothing is given up, at the least.
+
+    XLA copies an argument that is given up where it cannot prove that its update comes after
+    all other reads, and packs all else anew: at best without what lies unused in between.
+    """
+    compiled = loop.steps[loop.attempts.index(attempt)].compiled
+    held = attempt.measured.footprint
+    needless_bytes = copies_at_the_ends(compiled) + fragmentation_bytes(compiled)
+    return held.total_bytes + held.alias_bytes - needless_bytes
 
 
 def _tightest_plans(loop: Loop, budget_bytes: int) -> Iterator[tuple[Plan, str]]:

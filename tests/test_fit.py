@@ -450,6 +450,15 @@ def test_only_copies_of_the_programs_own_arguments_and_results_count():
     assert copies_at_the_ends(Compiled()) == 4 * 2 * 4 + 3 + 4 * 2 * 2
 
 
+@pytest.mark.parametrize(("unused", "ways"), [(0, 1), (2**40, 2)])
+def test_donation_is_doubted_where_xla_packed_badly(monkeypatch, unused, ways):
+    """A random step held 5 % more for giving up 5 kB, all of it between its buffers."""
+    monkeypatch.setattr("memjax.fit.fragmentation_bytes", lambda compiled: unused)
+    fitted = fit(loop_for(QUICK), 10 * plain_bytes())
+    assert len(fitted.attempts) == ways
+    assert fitted.chosen is min(fitted.attempts, key=lambda a: a.total_bytes)
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_donation_that_makes_the_program_larger_is_left_out(monkeypatch, asked):
     """Which it is depends on XLA's version; so copies are pretended, and bytes decide."""

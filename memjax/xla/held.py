@@ -14,10 +14,14 @@ Definitions
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
+from memjax import _compat
 from memjax.xla.flow import Flow
 
 _Piece = tuple[int, int, int, int]
@@ -89,6 +93,31 @@ def held_at_peak(assignment: Any, flow: Flow) -> HeldBuffers:
         fragmentation_bytes=total - sum(used.values()),
         at=flow.order[position].name if used else "",
     )
+
+
+def buffers_of(compiled: jax.stages.Compiled) -> tuple[HeldBuffers, Any] | None:
+    """What a compiled program holds at its peak, and XLA's message of its module.
+
+    None where XLA does not say, or protobuf is not installed.
+    """
+    messages = _compat.compiled_messages(compiled)
+    if messages is None:
+        return None
+    try:
+        from memjax.xla import buffers_pb2
+    except ImportError:
+        return None
+    assignment = buffers_pb2.BufferAssignment.FromString(messages[0])
+    module = buffers_pb2.Module.FromString(messages[1])
+    return held_at_peak(assignment, Flow.of(module, assignment)), module
+
+
+def fragmentation_bytes(compiled: jax.stages.Compiled) -> float:
+    """What lies unused between a compiled program's temporaries at their peak; infinite where
+    that cannot be known.
+    """
+    found = buffers_of(compiled)
+    return math.inf if found is None else found[0].fragmentation_bytes
 
 
 def _instructions(assignment: Any, flow: Flow) -> dict[int, Any]:

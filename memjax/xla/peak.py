@@ -18,13 +18,12 @@ from typing import Any
 
 import jax
 
-from memjax import _compat
 from memjax.attribution import Origin, argument_origins, module_of_op_name, phase_of_op_name
 from memjax.budget import format_bytes
 from memjax.holders import Holder, Ledger, Share, by_line, by_module, by_phase
 from memjax.source_lines import is_own_file, is_package_file, is_user_file, line_text
-from memjax.xla.flow import Flow, Names, sources
-from memjax.xla.held import HeldBuffer, HeldBuffers, held_at_peak
+from memjax.xla.flow import Names, sources
+from memjax.xla.held import HeldBuffer, HeldBuffers, buffers_of
 
 FRAGMENTATION = "between buffers (fragmentation)"
 EXPLAIN_FROM = 0.05
@@ -103,16 +102,10 @@ def xla_peak(
         ledger: where the program's values come from.
         predicted: what is held at the predicted peak.
     """
-    messages = _compat.compiled_messages(compiled)
-    if messages is None:
+    read = buffers_of(compiled)
+    if read is None:
         return None
-    try:
-        from memjax.xla import buffers_pb2
-    except ImportError:
-        return None
-    assignment = buffers_pb2.BufferAssignment.FromString(messages[0])
-    module = buffers_pb2.Module.FromString(messages[1])
-    found = held_at_peak(assignment, Flow.of(module, assignment))
+    found, module = read
     holders = _holders(found, _Locator(ledger, module))
     return XlaPeak(
         total_bytes=sum(h.bytes for h in holders),
