@@ -42,7 +42,7 @@ def helps(fitted: Fitted, budget_bytes: int) -> tuple[str, ...]:
     floor_bytes, donations = fitted.chosen.total_bytes, fitted.donations
     found = [f"a budget of at least {floor_bytes} bytes (memjax.floor may find less)"]
     found += _smaller_batch(fitted, donations, budget_bytes)
-    found += _donation(fitted.coarse.graph.program, donations)
+    found += _donation(fitted.traced, donations)
     found += _chunks(fitted, donations)
     return tuple(found)
 

@@ -68,6 +68,7 @@ class Fitted:
     """A compiled program within its budget.
 
     Attributes:
+        traced: the program as JAX traced it.
         coarse: the problem of the chosen program.
         plain: the problem of the step without any decision.
         chosen: the compilation that calls use.
@@ -79,6 +80,7 @@ class Fitted:
         donated: indices of the flat arguments that a call gives up.
     """
 
+    traced: Program
     coarse: Coarse
     plain: Coarse
     chosen: Attempt
@@ -358,6 +360,7 @@ class Loop:
             donations = tuple(replace(d, result=None, reason=NOT_WORTH_IT) for d in donations)
         coarse = self.as_it_is if untouched else self.coarse_of(chosen.plan)
         return Fitted(
+            traced=self.program,
             coarse=coarse,
             plain=coarse if untouched else self.prepared,
             chosen=chosen,

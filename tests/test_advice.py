@@ -121,3 +121,25 @@ def test_a_plain_network_is_not_doubted():
         return w - 0.1 * jax.grad(lambda w: jnp.mean(jnp.tanh(jnp.tanh(x @ w) @ w) ** 2))(w)
 
     assert memjax.analyze(step, shape(64, 64), shape(256, 64)).doubts == ()
+
+
+def test_a_step_whose_loop_was_changed_gets_advice_all_the_same():
+    """A changed scan has other operands than JAX traced: what is given up is read as traced."""
+
+    def step(w: Any, x: Any, key: Any) -> Any:
+        def loss(w: Any) -> Any:
+            def body(h: Any, _: Any) -> Any:
+                keep = jax.random.bernoulli(key, 0.9, h.shape)
+                return jnp.where(keep, jnp.tanh(jnp.sin(h @ w)), 0), h.mean()
+
+            last, means = jax.lax.scan(body, x, length=8)
+            return (last**2).mean() + means.sum()
+
+        return w - 0.1 * jax.grad(loss)(w)
+
+    args = shape(16, 16), shape(512, 16), shape(2, dtype=jnp.uint32)
+    floor = memjax.floor(step, *args)
+    changed = memjax.plan(step, *args, budget=floor.bytes)
+    assert changed.loops or changed.insides
+    text = said(step, *args, budget=floor.bytes * 9 // 10)
+    assert "a batch of about" in text
