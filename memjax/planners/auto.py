@@ -137,8 +137,12 @@ class AutoPlanner(Planner):
             hints: schedules of the same problem, at fixed order, to start from as well.
         """
         schedule = Schedule(problem)
-        if not problem.nodes or int(schedule.peaks.max()) <= budget_bytes:
+        plain_bytes = int(schedule.peaks.max(initial=0))
+        if plain_bytes <= budget_bytes or not problem.nodes:
             return Solution.identity(problem, self.name)
+        if plain_bytes <= problem.single_node_floor_bytes:  # no schedule is lower
+            plain = Solution.identity(problem, self.name)
+            return replace(plain, met=False, bound_cost=math.inf)
         search = Search(schedule, budget_bytes, self.seed)
         hinted = [Schedule.runs_in(hint.order) for hint in hints]
         bound, lowered = self._plan(problem, search, hinted)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,10 @@ from memjax.loops.pairs import Pair, find_pairs
 from memjax.loops.residuals import cuts, joint_body
 from memjax.loops.transform import LoopPlan, transform
 from memjax.nests import look_inside
-from memjax.planners import get_planner
+from memjax.planners import Planner, get_planner
 from memjax.prepare import prepare
 from memjax.price import Pricer
+from memjax.problem import Problem, Solution
 from memjax.rewrite import rewrite
 from memjax.trace import Program, trace
 
@@ -142,6 +143,38 @@ def test_random_bodies_planned_as_tight_as_they_go(
     expected = jax.tree_util.tree_leaves(jax.jit(step)(*args))
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Recording(Planner):
+    """Remembers what it was asked."""
+
+    name: ClassVar[str] = "recording"
+    asked: list[tuple[Problem, int]] = field(compare=False)
+
+    def solve(self, problem: Problem, budget_bytes: int, *_: Any) -> Solution:
+        self.asked.append((problem, budget_bytes))
+        return get_planner("auto").quick().solve(problem, budget_bytes)
+
+
+def test_no_body_is_planned_twice_for_the_same_target() -> None:
+    def outer(table: Any, carry: Any, x: Any) -> Any:
+        def inner(h: Any, _: Any) -> Any:
+            return jnp.sin(jnp.tanh(h @ table.T @ table)), None
+
+        return lax.scan(inner, carry + x, length=6)[0], None
+
+    def loss(table: Any, xs: Any) -> Any:
+        return jnp.sum(lax.scan(lambda c, x: outer(table, c, x), xs[0], xs)[0])
+
+    args = jnp.ones((ROWS, WIDTH)), jnp.ones((9, ROWS, WIDTH))
+    program = program_of(jax.grad(loss), *args)
+    planner = Recording([])
+    chooser = Chooser(PRICER, planner)
+    for target_bytes in (0, 10_000, 0, 10_000):
+        chooser.choose(program, target_bytes, lambda p, k: PRICER.coarse(p, keeps_order=k))
+    assert planner.asked
+    assert len(planner.asked) == len(set(planner.asked))
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

@@ -252,6 +252,14 @@ def test_below_the_floor_no_schedule_exists_in_any_order(planner):
     assert solution.bound_cost == math.inf
 
 
+def test_nothing_is_searched_where_no_schedule_is_lower():
+    chain = [Node(1.0, (i - 1,) if i else (), (i,)) for i in range(8)]
+    problem = Problem(tuple(chain), (1,) * 8, (7,))
+    assert peak_of(problem) == problem.single_node_floor_bytes
+    solution = AutoPlanner().solve(problem, 0)
+    assert (solution.order, solution.met, solution.iterations) == (problem.identity, False, 0)
+
+
 @settings(SOME, max_examples=60)
 @given(seed=SEEDS, nodes=st.integers(6, 11))
 def test_near_the_floor_a_budget_is_met_where_it_can_be(seed, nodes):
