@@ -9,7 +9,7 @@ function's signature can be read; everything else is a pytree of arrays.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,19 +123,6 @@ def _hashable(value: Hashable, label: str) -> tuple[type, Hashable]:
             "static values are part of the key under which a plan is kept"
         ) from error
     return type(value), value
-
-
-def resolve_statics(
-    function: Callable[..., Any],
-    argnums: int | Iterable[int] | None,
-    argnames: str | Iterable[str] | None,
-) -> Statics:
-    """Which positions and names are static, each found from the other where possible.
-
-    Raises:
-        ValueError: a position or a name that the function does not have.
-    """
-    return Statics(*resolve(function, as_tuple(argnums), as_tuple(argnames), "static"))
 
 
 def as_tuple(chosen: Any) -> tuple[Any, ...]:

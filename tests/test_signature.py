@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.signature import Call, Statics, resolve_statics, weak_types
+from memjax.signature import Call, Statics, as_tuple, resolve, weak_types
+
+
+def resolve_statics(function: Any, argnums: Any, argnames: Any) -> Statics:
+    """Static positions and names, as the decorator reads them."""
+    return Statics(*resolve(function, as_tuple(argnums), as_tuple(argnames), "static"))
 
 
 def plain(x, mode, power=2, *, scale=1.0):
