@@ -84,7 +84,7 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
     fitting = _fitting(loop, budget_bytes)
     if not fitting:
         raise _infeasible(loop, budget_bytes)
-    return loop.result(min(fitting, key=lambda a: (a.for_memory, a.plan.overhead)))
+    return loop.result(min(fitting, key=lambda a: (a.for_memory, a.plan.overhead, a.total_bytes)))
 
 
 def _fitting(loop: Loop, budget_bytes: int) -> list[Attempt]:
