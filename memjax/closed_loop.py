@@ -35,6 +35,8 @@ from memjax.trace import Program
 
 AS_IT_IS = "as it is"
 NOT_WORTH_IT = "giving it up makes the compiled program larger"
+NEAR_MISS = 4 / 3
+"""More work is worth it for a plan that misses its target by up to this factor; a guess."""
 HAS_BARRIERS = frozenset({"checkpoint", "remat2", "remat", "optimization_barrier"})
 """Primitives that are, or are lowered with, an `optimization_barrier`."""
 
@@ -223,7 +225,8 @@ class Loop:
             patient: whether more work is worth it where little has missed the target.
         """
         plan, met = self._asked(budget_bytes, target_bytes, self.quick)
-        possible = target_bytes >= self.bound_bytes
+        near = plan.predicted_bytes <= NEAR_MISS * target_bytes
+        possible = near and target_bytes >= self.bound_bytes
         if not met and patient and possible and self.patient != self.quick:
             plan, met = self._asked(budget_bytes, target_bytes, self.patient)
         return plan, met
