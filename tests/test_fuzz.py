@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from benchmarks import fuzz, promises, record
@@ -18,6 +20,12 @@ LAYERS = 3
 SOME = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once() -> Iterator[None]:
+    with fuzz.compiled_once():
+        yield
 
 
 class Drawn:
