@@ -10,7 +10,8 @@ In: a `Subject`, that is a `RandomStep` and the budgets to be tried. Out: by che
 - *floor as budget*, *stated as budget*, *between*: are never refused.
 - *below floor*: a byte less than the floor may be refused, or hold.
 
-Whatever is not refused has to fit, hold no more than plain, and behave like plain: see
+Nothing is refused that is at least a footprint stated before; a later search may find less than
+those. Whatever is not refused has to fit, hold no more than plain, and behave like plain: see
 `differences`.
 """
 
@@ -139,7 +140,6 @@ class Subject:
     between: float = 0.5
     options: dict[str, Any] = field(default_factory=lambda: dict(QUICK))
     stated: list[int] = field(default_factory=list)
-    refused: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def budgeted(self, budget: int) -> memjax.BudgetedStep:
@@ -195,8 +195,10 @@ class Subject:
         try:
             report = step.report(*args)
         except memjax.BudgetInfeasible as error:
-            self.refused.append(budget)
+            least = min(self.stated, default=budget + 1)
             self.stated.append(error.floor_bytes)
+            if least <= budget:
+                return f"refused {budget}, though {least} was stated before"
             if error.floor_bytes <= budget:
                 return f"refused {budget}, and states {error.floor_bytes}"
             return None if may_refuse else f"refused: {budget} of {plain_bytes} plain"
@@ -297,13 +299,6 @@ def below_floor(subject: Subject) -> str | None:
     return subject.faults(subject.floor_bytes - 1, may_refuse=True, name="below floor")
 
 
-def monotone(subject: Subject) -> str | None:
-    """Nothing was refused that is at least a footprint that was stated."""
-    most = max(subject.refused, default=0)
-    least = min(subject.stated, default=most + 1)
-    return f"refused {most}, though {least} was stated" if least <= most else None
-
-
 CHECKS: dict[str, Callable[[Subject], str | None]] = {
     "at plain": at_plain,
     "above plain": above_plain,
@@ -313,7 +308,6 @@ CHECKS: dict[str, Callable[[Subject], str | None]] = {
     "stated as budget": stated_as_budget,
     "between": between,
     "below floor": below_floor,
-    "monotone": monotone,
 }
 
 
