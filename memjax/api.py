@@ -1,7 +1,7 @@
 """The user's surface: `memory_budget`, `plan`, `analyze`, `floor`.
 
 This is the only module that sees every stage; what a decorated step does when it is called is in
-`memjax.budgeted`.
+`memjax.fitting.budgeted`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memjax.budget import budget_bytes, format_bytes
-from memjax.budgeted import BudgetedStep
-from memjax.closed_loop import Loop
-from memjax.compile import Footprint
-from memjax.curve import Frontier, default_budgets, make_frontier
-from memjax.donation import Donation
-from memjax.fit import find_floor
-from memjax.plan import Plan
-from memjax.planners import Planner, get_planner
-from memjax.report import (
+from memjax.emit.compile import Footprint
+from memjax.emit.plan import Plan
+from memjax.fitting.budgeted import BudgetedStep
+from memjax.fitting.closed_loop import Loop
+from memjax.fitting.curve import Frontier, default_budgets, make_frontier
+from memjax.fitting.fit import find_floor
+from memjax.fitting.report import (
     Analysis,
     Report,
     make_analysis,
     make_report,
 )
-from memjax.setup import (
+from memjax.fitting.setup import (
     Donate,
     Settings,
     check_donate,
     device_of,
 )
+from memjax.helpers.budget import budget_bytes, format_bytes
+from memjax.planning.planners import Planner, get_planner
+from memjax.program.donation import Donation
 
 
 def memory_budget(
@@ -60,7 +60,7 @@ def memory_budget(
             `"80%"` of the device's own limit. It covers what XLA counts for the compiled
             program: argument + output - alias + temp.
         donate: `"auto"` gives up every argument of which some result is an update (see
-            `memjax.donation`); `None` or `False` none; positions or names of arguments give
+            `memjax.program.donation`); `None` or `False` none; positions or names of arguments give
             up all of theirs that some result can take the place of.
         donate_argnums: positions of arguments to give up, as in `jax.jit`: whole, also what no
             result can take the place of. In place of `donate`.

@@ -14,8 +14,8 @@ from flax import linen as nn
 from flax.training.train_state import TrainState
 
 import memjax
-from memjax.arguments import as_arguments, shapes_of
-from memjax.planners import AutoPlanner
+from memjax.planning.planners import AutoPlanner
+from memjax.program.arguments import as_arguments, shapes_of
 from tests.programs import mlp, shape
 
 KIB = 2**10

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax import compile as compiling
-from memjax.backends import BACKENDS, KEEP_BARRIERS, Backend, backend_of
-from memjax.compile import (
+from memjax.emit import compile as compiling
+from memjax.emit.compile import (
     Footprint,
     Target,
     barriers_hold,
@@ -21,6 +20,7 @@ from memjax.compile import (
     footprint,
     leaf_placement,
 )
+from memjax.pricing.backends import BACKENDS, KEEP_BARRIERS, Backend, backend_of
 from tests.programs import CPU, shape
 
 SQUARE = shape(64, 64)

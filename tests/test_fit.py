@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 import memjax
-from memjax import cost
-from memjax.closed_loop import AS_IT_IS, Loop
-from memjax.compile import Target, barriers_hold, flat_arguments
-from memjax.donation import match_donations
-from memjax.fit import MAX_COMPILATIONS, find_floor, fit
-from memjax.planners import AutoPlanner, Planner
-from memjax.problem import Problem, Solution
-from memjax.residents import resident_bytes
-from memjax.stated import Footing, Stated
-from memjax.trace import trace
+from memjax.emit.compile import Target, barriers_hold, flat_arguments
+from memjax.fitting.closed_loop import AS_IT_IS, Loop
+from memjax.fitting.fit import MAX_COMPILATIONS, find_floor, fit
+from memjax.fitting.stated import Footing, Stated
+from memjax.planning.planners import AutoPlanner, Planner
+from memjax.planning.problem import Problem, Solution
+from memjax.pricing import cost
+from memjax.pricing.residents import resident_bytes
+from memjax.program.donation import match_donations
+from memjax.program.trace import trace
 from memjax.xla.copies import copies_at_the_ends
 from tests.programs import CPU, mlp, shape
 
@@ -453,7 +453,7 @@ def test_only_copies_of_the_programs_own_arguments_and_results_count():
 @pytest.mark.parametrize(("unused", "ways"), [(0, 1), (2**40, 2)])
 def test_donation_is_doubted_where_xla_packed_badly(monkeypatch, unused, ways):
     """A random step held 5 % more for giving up 5 kB, all of it between its buffers."""
-    monkeypatch.setattr("memjax.fit.fragmentation_bytes", lambda compiled: unused)
+    monkeypatch.setattr("memjax.fitting.fit.fragmentation_bytes", lambda compiled: unused)
     fitted = fit(loop_for(QUICK), 10 * plain_bytes())
     assert len(fitted.attempts) == ways
     assert fitted.chosen is min(fitted.attempts, key=lambda a: a.total_bytes)
@@ -462,7 +462,7 @@ def test_donation_is_doubted_where_xla_packed_badly(monkeypatch, unused, ways):
 @pytest.mark.parametrize("asked", [False, True])
 def test_donation_that_makes_the_program_larger_is_left_out(monkeypatch, asked):
     """Which it is depends on XLA's version; so copies are pretended, and bytes decide."""
-    monkeypatch.setattr("memjax.fit.copies_at_the_ends", lambda compiled: 2**40)
+    monkeypatch.setattr("memjax.fitting.fit.copies_at_the_ends", lambda compiled: 2**40)
     loop = loop_for(QUICK)
     loop.donation_is_asked = asked
     fitted = fit(loop, 10 * plain_bytes())

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.signature import Call, Statics, resolve_statics, weak_types
+from memjax.program.signature import Call, Statics, resolve_statics, weak_types
 
 
 def plain(x, mode, power=2, *, scale=1.0):

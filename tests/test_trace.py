@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from memjax import _compat
-from memjax.trace import Constant, trace
+from memjax.program.trace import Constant, trace
 from tests.programs import primitives_of, run_program, shape
 
 X = shape(4)

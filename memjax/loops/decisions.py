@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from memjax.checked import Index
+from memjax.helpers.checked import Index
 from memjax.loops.transform import LoopPlan, transform
-from memjax.nests import Body
-from memjax.trace import Program
+from memjax.pricing.nests import Body
+from memjax.program.trace import Program
 
 
 @dataclass(frozen=True)
