@@ -141,8 +141,8 @@ class AutoPlanner(Planner):
         if plain_bytes <= budget_bytes or not problem.nodes:
             return Solution.identity(problem, self.name)
         if plain_bytes <= problem.single_node_floor_bytes:  # no schedule is lower
-            plain = Solution.identity(problem, self.name)
-            return replace(plain, met=False, bound_cost=math.inf)
+            identity = Solution.identity(problem, self.name)
+            return replace(identity, met=False, bound_cost=math.inf)
         search = Search(schedule, budget_bytes, self.seed)
         hinted = [Schedule.runs_in(hint.order) for hint in hints]
         bound, lowered = self._plan(problem, search, hinted)
