@@ -31,8 +31,9 @@ from memjax.pricing.backends import backend_of
 from memjax.pricing.coarsen import Coarse, coarsen
 from memjax.pricing.cost import node_seconds, rates_of
 from memjax.pricing.liveness import liveness
+from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
-from memjax.program.trace import Program, trace
+from memjax.program.trace import trace
 
 LAYERS = (2, 4, 8, 16, 32, 64, 96)
 

@@ -22,7 +22,7 @@ from memjax.loops.transform import transform
 from memjax.planning.simulate import simulate
 from memjax.pricing.coarsen import Coarse
 from memjax.program.donation import without_shared_buffers
-from memjax.program.trace import Program
+from memjax.program.eqns import Program
 
 MOST_AGAIN = 3
 INSIDE = 2

@@ -13,8 +13,9 @@ from memjax.pricing import cost
 from memjax.pricing.backends import BACKENDS, Backend
 from memjax.pricing.coarsen import Coarse, coarsen
 from memjax.pricing.liveness import liveness
+from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
-from memjax.program.trace import Program, trace
+from memjax.program.trace import trace
 
 PLAIN_BACKEND = Backend("test")
 CPU = BACKENDS["cpu"]

@@ -16,11 +16,10 @@ from memjax.emit.compile import (
     barriers_hold,
     compile_step,
     compiler_options,
-    flat_arguments,
     footprint,
-    leaf_placement,
 )
 from memjax.pricing.backends import BACKENDS, KEEP_BARRIERS, Backend, backend_of
+from memjax.program.signature import flat_arguments, leaf_placement
 from tests.programs import CPU, shape
 
 SQUARE = shape(64, 64)

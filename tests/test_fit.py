@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import memjax
-from memjax.emit.compile import Target, barriers_hold, flat_arguments
+from memjax.emit.compile import Target, barriers_hold
 from memjax.fitting.closed_loop import AS_IT_IS, Loop
 from memjax.fitting.fit import MAX_COMPILATIONS, find_floor, fit
 from memjax.fitting.stated import Footing, Stated
@@ -20,6 +20,7 @@ from memjax.planning.problem import Problem, Solution
 from memjax.pricing import cost
 from memjax.pricing.residents import resident_bytes
 from memjax.program.donation import match_donations
+from memjax.program.signature import flat_arguments
 from memjax.program.trace import trace
 from memjax.xla.copies import copies_at_the_ends
 from tests.programs import CPU, mlp, shape
@@ -383,7 +384,7 @@ def test_a_given_plan_that_is_too_large_is_only_a_start(plain):
 def test_resident_bytes():
     """Weights 4 KiB each, given up; batch 32 KiB; the loss is 4 bytes."""
     loop = loop_for(Identity())
-    bytes_ = resident_bytes(loop.program, loop.target, loop.donations)
+    bytes_ = resident_bytes(loop.program, loop.target.arguments, loop.donations)
     assert bytes_ == 4 * 4096 + 256 * 32 * 4 + 4
 
 
@@ -392,8 +393,7 @@ def test_resident_bytes_without_donation_and_with_unused_arguments():
         return w @ w, w, 1.0
 
     program = trace(step, (shape(8, 8), shape(100)))
-    target = Target(CPU, (shape(8, 8), shape(100)))
-    assert resident_bytes(program, target, ()) == 3 * 256
+    assert resident_bytes(program, (shape(8, 8), shape(100)), ()) == 3 * 256
 
 
 def test_compiled_is_hardly_more_than_predicted():

@@ -12,7 +12,7 @@ from memjax.cli.inputs import BadInput, Target, load_plan_file, load_target, wri
 from memjax.cli.progress import working
 
 if TYPE_CHECKING:
-    from memjax.program.trace import Program
+    from memjax.program.eqns import Program
 
 
 @click.command()

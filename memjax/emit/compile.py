@@ -10,7 +10,7 @@ one device. `peak_memory_in_bytes` is not used: on CPU it leaves the temporaries
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from memjax import _compat
 from memjax.pricing.backends import KEEP_BARRIERS, Backend
 
 Options = dict[str, Any]
@@ -190,23 +189,3 @@ def barriers_hold(options: tuple[tuple[str, str], ...] = ()) -> bool:
     square = jax.ShapeDtypeStruct((size, size), jnp.float32)
     compiled = jax.jit(probe).lower(square, square).compile(dict(options) or None)
     return _flops(compiled) >= 1.5 * 2 * size**3
-
-
-def flat_arguments(avals: Sequence[Any], leaves: Sequence[Any]) -> tuple[Any, ...]:
-    """Types to compile for: shape, dtype and weak type of the trace, placement of the leaves."""
-
-    def struct(aval: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(
-            aval.shape, aval.dtype, weak_type=aval.weak_type, sharding=leaf_placement(leaf)
-        )
-
-    return tuple(struct(a, leaf) for a, leaf in zip(avals, leaves, strict=True))
-
-
-def leaf_placement(leaf: Any) -> Any:
-    """Where and how a leaf insists on being held: the sharding of a committed array or of a typed
-    struct, with the layout where it is not the device's own choice; None where anything will do.
-    """
-    if isinstance(leaf, jax.Array):
-        return _compat.placement(leaf) if leaf.committed else None
-    return _compat.placement(leaf)

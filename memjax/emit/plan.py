@@ -29,7 +29,7 @@ from memjax.planning.problem import Solution
 from memjax.planning.simulate import InvalidPlan, simulate
 from memjax.pricing.coarsen import Coarse
 from memjax.pricing.liveness import Gap
-from memjax.program.trace import Program
+from memjax.program.eqns import Program
 
 if TYPE_CHECKING:
     import pandas

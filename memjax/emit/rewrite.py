@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memjax import _compat
+from memjax.emit.bodies import emit
 from memjax.pricing.coarsen import Coarse
 from memjax.pricing.cost import free_closure
-from memjax.pricing.nests import emit
 from memjax.pricing.segments import Segment, segments
-from memjax.program.trace import Constant, Eqn
+from memjax.program.eqns import Constant, Eqn
 
 
 def rewrite(coarse: Coarse, order: Sequence[int]) -> Callable[..., list[Any]]:

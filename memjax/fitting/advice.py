@@ -23,7 +23,7 @@ from memjax.planning.simulate import simulate
 from memjax.pricing.attribution import origins
 from memjax.program import primitives
 from memjax.program.donation import Donation, match_donations
-from memjax.program.trace import Eqn, Program
+from memjax.program.eqns import Eqn, Program
 
 WORTH = 0.1
 """A value is worth a loop over chunks from this part of the peak on; a guess."""

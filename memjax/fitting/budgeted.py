@@ -18,7 +18,6 @@ from typing import Any
 import jax
 
 from memjax import _compat
-from memjax.emit.compile import leaf_placement
 from memjax.emit.plan import Plan
 from memjax.fitting.advice import helps
 from memjax.fitting.closed_loop import BudgetInfeasible, Fitted, Loop
@@ -39,7 +38,7 @@ from memjax.fitting.setup import (
 )
 from memjax.helpers.budget import budget_bytes
 from memjax.program.donation import Donation, without_shared_buffers
-from memjax.program.signature import Call, Statics, as_tuple, committed, weak_types
+from memjax.program.signature import Call, Statics, as_tuple, committed, leaf_placement, weak_types
 from memjax.program.trace import step_name
 from memjax.view.text import holder_lines
 

@@ -31,8 +31,8 @@ from memjax.pricing.price import Pricer, is_mostly_small_loops
 from memjax.pricing.residents import Resident, resident_bytes, residents
 from memjax.pricing.segments import emitted_timeline
 from memjax.program.donation import Donation
+from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
-from memjax.program.trace import Program
 
 AS_IT_IS = "as it is"
 NOT_WORTH_IT = "giving it up makes the compiled program larger"
@@ -157,7 +157,7 @@ class Loop:
 
     def coarsen(self, program: Program, keeps_order: bool = False) -> Coarse:
         """The problem of a program, with the bytes and seconds of this loop's device."""
-        base_bytes = resident_bytes(program, self.target, self.donations)
+        base_bytes = resident_bytes(program, self.target.arguments, self.donations)
         return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order)
 
     def coarse_of(self, plan: Plan) -> Coarse:
@@ -181,7 +181,7 @@ class Loop:
 
     def residents(self, program: Program) -> tuple[Resident, ...]:
         """What a program holds on this loop's device for the whole step."""
-        return residents(program, self.target, self.donations)
+        return residents(program, self.target.arguments, self.donations)
 
     def plain_plan(self, coarse: Coarse, budget_bytes: int) -> Plan:
         """The plan that recomputes nothing."""
@@ -368,7 +368,7 @@ class Loop:
             step=step,
             attempts=tuple(self.attempts),
             planning_seconds=self.planning_seconds,
-            residents=residents(coarse.graph.program, self.target, donations),
+            residents=residents(coarse.graph.program, self.target.arguments, donations),
             donations=donations,
             donated=self.target.donated if chosen.donates else (),
         )

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from memjax import _compat
-from memjax.emit.compile import Target, flat_arguments
+from memjax.emit.compile import Target
 from memjax.emit.plan import Plan, fingerprint
 from memjax.emit.plan_cache import load_plan, plan_path, save_plan
 from memjax.fitting.closed_loop import AS_IT_IS, Fitted, Loop
@@ -29,8 +29,9 @@ from memjax.planning.simulate import InvalidPlan
 from memjax.pricing import cost
 from memjax.pricing.backends import backend_of
 from memjax.program.donation import Donation, match_donations
-from memjax.program.signature import Call, Statics, as_tuple, in_call, resolve
-from memjax.program.trace import Program, trace
+from memjax.program.eqns import Program
+from memjax.program.signature import Call, Statics, as_tuple, flat_arguments, in_call, resolve
+from memjax.program.trace import trace
 
 Donate = str | bool | int | None | Sequence[int | str]
 

@@ -30,10 +30,9 @@ from memjax.planning.planners import Planner
 from memjax.planning.problem import Problem, Solution
 from memjax.planning.simulate import Timeline
 from memjax.pricing.coarsen import Coarse
-from memjax.pricing.nests import Nest
 from memjax.pricing.price import Pricer
 from memjax.pricing.segments import emitted_timeline
-from memjax.program.trace import Program
+from memjax.program.eqns import Nest, Program
 
 EARLIER_LINKS = 2
 """How many cheaper links compete with the first that meets the target by itself."""

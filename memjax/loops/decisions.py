@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from memjax.helpers.checked import Index
 from memjax.loops.transform import LoopPlan, transform
-from memjax.pricing.nests import Body
-from memjax.program.trace import Program
+from memjax.program.eqns import Body, Program
 
 
 @dataclass(frozen=True)

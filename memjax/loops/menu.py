@@ -22,7 +22,7 @@ from memjax.loops.transform import LoopPlan, transform
 from memjax.pricing import cost
 from memjax.pricing.liveness import liveness
 from memjax.pricing.price import Pricer
-from memjax.program.trace import Program
+from memjax.program.eqns import Program
 
 MOST_SPLITS = 4
 """Levels of chunks that are tried; with four, 16,000 iterations hold some 7 + 7 + 7 + 7 + 7."""

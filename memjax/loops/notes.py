@@ -15,7 +15,7 @@ from memjax.loops.pairs import Pair, find_pairs
 from memjax.loops.transform import LoopPlan
 from memjax.pricing.attribution import origins, output_origin
 from memjax.pricing.coarsen import Coarse
-from memjax.program.trace import Eqn, Program
+from memjax.program.eqns import Eqn, Program
 
 
 @dataclass(frozen=True)

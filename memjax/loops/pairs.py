@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from memjax.pricing.nests import nest_of
-from memjax.program.trace import Eqn, Operand, Program
+from memjax.program.eqns import Eqn, Operand, Program
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from itertools import pairwise
 
 from memjax.loops.pairs import Pair, Scan
 from memjax.pricing.liveness import LivenessGraph, liveness
-from memjax.program.trace import Eqn, Operand, Program
+from memjax.program.eqns import Eqn, Operand, Program
 
 MOST_CUTS = 32
 """Corners of the hull that are looked for; a guess: neighbours differ little beyond that."""

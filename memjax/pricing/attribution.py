@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from memjax import _compat
+from memjax.program.eqns import Eqn, Program
 from memjax.program.source_lines import user_line
-from memjax.program.trace import Eqn, Program
 
 Phase = Literal["forward", "backward", "optimizer", "argument", "result"]
 _MODULE = re.compile(r"[A-Za-z_][\w.\-]*")

@@ -21,7 +21,7 @@ from memjax.pricing import cost
 from memjax.pricing.backends import Backend
 from memjax.pricing.liveness import LivenessGraph
 from memjax.program import primitives
-from memjax.program.trace import Eqn
+from memjax.program.eqns import Eqn
 
 SMALL_FRACTION = 1 / 4096
 """Nodes that write less than this part of the largest value are never run again."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from memjax.helpers.budget import format_bytes
 from memjax.pricing.liveness import LivenessGraph, is_spread_out
 from memjax.program import primitives
-from memjax.program.trace import Eqn, Program
+from memjax.program.eqns import Eqn, Program
 
 WORTH = 0.1
 """Doubts about less than this part of the peak are not worth a line."""

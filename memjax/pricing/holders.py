@@ -24,7 +24,7 @@ from memjax.pricing.attribution import (
 from memjax.pricing.coarsen import Coarse, PlannedBody
 from memjax.pricing.residents import Resident
 from memjax.pricing.segments import emitted_order, segments
-from memjax.program.trace import Eqn
+from memjax.program.eqns import Eqn
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from memjax.program import primitives
-from memjax.program.trace import Eqn, Program
+from memjax.program.eqns import Eqn, Program
 
 if TYPE_CHECKING:
     import networkx

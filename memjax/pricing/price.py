@@ -24,10 +24,9 @@ from memjax.pricing import cost
 from memjax.pricing.backends import Backend
 from memjax.pricing.coarsen import Coarse, PlannedBody, coarsen
 from memjax.pricing.liveness import liveness
-from memjax.pricing.nests import Body, Nest
 from memjax.pricing.segments import emitted_order, segments
 from memjax.program import primitives
-from memjax.program.trace import Eqn, Operand, Program
+from memjax.program.eqns import Body, Eqn, Nest, Operand, Program
 
 SMALL_BODY_BYTES = 2 * 2**20
 SMALL_EQN_FLOPS = 4_000_000

@@ -1,16 +1,17 @@
 """What a compiled step holds from its start to its end: arguments, and results of their own.
 
-In: a `Program`, how it is compiled, what is donated. Out: `Resident`s, with bytes on one device.
+In: a `Program`, the types of its arguments with their shardings, what is donated. Out:
+`Resident`s, with bytes on one device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from memjax.emit.compile import Target
 from memjax.program.donation import Donation
-from memjax.program.trace import Program
+from memjax.program.eqns import Program
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ class Resident:
 
 
 def residents(
-    program: Program, target: Target, donations: Sequence[Donation]
+    program: Program, arguments: Sequence[Any], donations: Sequence[Donation]
 ) -> tuple[Resident, ...]:
     """What is held on one device for the whole step: arguments that something reads, and
     results that take no argument's buffer.
     """
     held = []
     names = program.argument_names or ("",) * len(program.arguments)
-    for value, name, struct in zip(program.arguments, names, target.arguments, strict=True):
+    for value, name, struct in zip(program.arguments, names, arguments, strict=True):
         if program.consumers[value] or value in program.result_values:
             count = _per_device(program.value_bytes[value], struct)
             held.append(Resident(value, name, count, is_argument=True))
@@ -50,9 +51,11 @@ def residents(
     return tuple(held)
 
 
-def resident_bytes(program: Program, target: Target, donations: Sequence[Donation]) -> int:
+def resident_bytes(
+    program: Program, arguments: Sequence[Any], donations: Sequence[Donation]
+) -> int:
     """Bytes on one device for the whole step."""
-    return sum(r.bytes for r in residents(program, target, donations))
+    return sum(r.bytes for r in residents(program, arguments, donations))
 
 
 def _per_device(count: int, struct: object) -> int:

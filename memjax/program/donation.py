@@ -27,8 +27,8 @@ from functools import cached_property
 from typing import Any
 
 from memjax import _compat
+from memjax.program.eqns import Program
 from memjax.program.state import Evidence
-from memjax.program.trace import Program
 
 
 @dataclass(frozen=True)

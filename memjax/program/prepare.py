@@ -30,7 +30,8 @@ from jax import lax
 
 from memjax import _compat
 from memjax.program import primitives
-from memjax.program.trace import Constant, Eqn, Program, splice
+from memjax.program.eqns import Constant, Eqn, Program
+from memjax.program.trace import splice
 
 _MOVABLE = primitives.FUSES_OPERANDS
 

@@ -1,6 +1,6 @@
 """A call's arguments apart: static values, flat dynamic leaves, and the key they make.
 
-In: a function, its static arguments, a call. Out: `Call`.
+In: a function, its static arguments, a call. Out: `Call`, and the types to compile for.
 
 Follows `jax.jit`: `static_argnums` and `static_argnames` name the same parameters where the
 function's signature can be read; everything else is a pytree of arrays.
@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from memjax.emit.compile import leaf_placement
+from memjax import _compat
 
 
 @dataclass(frozen=True)
@@ -185,3 +185,23 @@ def resolve(
     from_names = [positional.index(name) for name in names if name in positional]
     from_nums = [positional[n] for n in nums if 0 <= n < len(positional)]
     return tuple(sorted({*nums, *from_names})), tuple(dict.fromkeys((*names, *from_nums)))
+
+
+def flat_arguments(avals: Sequence[Any], leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """Types to compile for: shape, dtype and weak type of the trace, placement of the leaves."""
+
+    def struct(aval: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(
+            aval.shape, aval.dtype, weak_type=aval.weak_type, sharding=leaf_placement(leaf)
+        )
+
+    return tuple(struct(a, leaf) for a, leaf in zip(avals, leaves, strict=True))
+
+
+def leaf_placement(leaf: Any) -> Any:
+    """Where and how a leaf insists on being held: the sharding of a committed array or of a typed
+    struct, with the layout where it is not the device's own choice; None where anything will do.
+    """
+    if isinstance(leaf, jax.Array):
+        return _compat.placement(leaf) if leaf.committed else None
+    return _compat.placement(leaf)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from memjax.program.trace import Program
+from memjax.program.eqns import Program
 from memjax.program.updates import Flow, bits, flows_of_results, type_key
 
 

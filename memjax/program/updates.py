@@ -36,7 +36,8 @@ from typing import Any
 
 from memjax import _compat
 from memjax.program import primitives
-from memjax.program.trace import Eqn, Program, program_of_jaxpr
+from memjax.program.eqns import Eqn, Program
+from memjax.program.trace import program_of_jaxpr
 
 _ELEMENTWISE = primitives.FUSIBLE | {"dynamic_update_slice", "reduce_precision"}
 _PLACES = frozenset("reshape squeeze expand_dims transpose rev slice split concatenate".split())

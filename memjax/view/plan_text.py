@@ -14,7 +14,7 @@ from html import escape
 from memjax.emit.plan import Plan
 from memjax.helpers.brief import html_table, table
 from memjax.helpers.budget import format_bytes
-from memjax.program.trace import Program
+from memjax.program.eqns import Program
 
 MOST_ROWS = 12
 

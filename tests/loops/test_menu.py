@@ -23,8 +23,9 @@ from memjax.pricing import cost
 from memjax.pricing.backends import BACKENDS
 from memjax.pricing.nests import look_inside
 from memjax.pricing.price import Pricer
+from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
-from memjax.program.trace import Program, trace
+from memjax.program.trace import trace
 
 PRICER = Pricer(BACKENDS["cpu"], cost.rates_of("cpu"))
 
