@@ -13,9 +13,9 @@ from typing import Any
 import jax
 
 from benchmarks.random_layers import Chooser, one_in
-from memjax.api import loop_for
 from memjax.emit.compile import compile_step
 from memjax.emit.rewrite import rewrite
+from memjax.fitting.budgeted import loop_for
 from memjax.fitting.closed_loop import Loop
 from memjax.loops.decisions import Decisions, Inside, with_insides
 from memjax.loops.transform import transform

@@ -1,9 +1,8 @@
 """memjax: fit a JAX train step into a memory budget, checked on the compiled program."""
 
-from memjax.api import Floor, analyze, floor, frontier, memory_budget, plan
+from memjax.api import Floor, analyze, floor, frontier, max_batch, memory_budget, plan
 from memjax.emit.compile import Footprint, footprint
 from memjax.emit.plan import Plan
-from memjax.fitting.batch import max_batch
 from memjax.fitting.batch_result import BatchPoint, MaxBatch, Refusal
 from memjax.fitting.budgeted import BudgetedStep
 from memjax.fitting.closed_loop import BudgetInfeasible

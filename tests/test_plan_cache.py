@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import memjax
-from memjax.api import loop_for
 from memjax.emit.plan import Plan, fingerprint
 from memjax.emit.plan_cache import load_plan, plan_path, save_plan
+from memjax.fitting.budgeted import loop_for
 from memjax.fitting.setup import cached_path, describe
 from memjax.planning.planners import AutoPlanner, Planner
 from memjax.program.trace import trace

@@ -84,7 +84,7 @@ def _program_of(target: Target, plan: Any) -> Program:
     Raises:
         InvalidPlan: the plan is for another program.
     """
-    from memjax.api import loop_for
+    from memjax.fitting.budgeted import loop_for
 
     with working("tracing"):
         loop, _ = loop_for(target.step, target.args, target.kwargs)

@@ -1,6 +1,7 @@
 """What would help a step that does not fit its budget: only what can work, with its bytes.
 
-In: the smallest program that was compiled, the verdict on donation, the budget. Out: sentences.
+In: the smallest program that was compiled, the verdict on donation, the budget. Out: sentences,
+and the error that carries them.
 
 - The budget that works.
 - The batch size that fits, where the budget has room for what does not grow with the batch. The
@@ -16,11 +17,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from memjax.fitting.closed_loop import Fitted
-from memjax.fitting.report import emitted_by
+from memjax.fitting.closed_loop import BudgetInfeasible, Fitted
+from memjax.fitting.report import emitted_by, make_report
 from memjax.helpers.budget import format_bytes
 from memjax.planning.simulate import simulate
 from memjax.pricing.attribution import origins
+from memjax.pricing.holders import holder_lines
 from memjax.program import primitives
 from memjax.program.donation import Donation, match_donations
 from memjax.program.eqns import Eqn, Program
@@ -30,6 +32,23 @@ WORTH = 0.1
 _ELEMENTWISE = (primitives.CHEAP | primitives.COSTLY) - frozenset(
     "pad concatenate slice dynamic_slice rev".split()
 )
+
+
+def explained(error: BudgetInfeasible, lead: str = "") -> BudgetInfeasible:
+    """Say what fills the floor and what would help, after `lead`."""
+    report = make_report(error.fitted, error.budget_bytes)
+    held = report.holders if report.xla is None else report.xla.holders
+    whose = "the predicted" if report.xla is None else "XLA's own"
+    message = "\n".join(
+        [
+            f"{lead}{error}.",
+            f"Held at {whose} peak of that program:",
+            *holder_lines(held),
+            "What helps:",
+            *(f"  - {help}" for help in helps(error.fitted, error.budget_bytes)),
+        ]
+    )
+    return BudgetInfeasible(message, error.budget_bytes, error.floor_bytes, error.fitted)
 
 
 def helps(fitted: Fitted, budget_bytes: int) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """How large a batch fits a budget.
 
-In: a function from a batch size to a step's arguments, the step, a budget. Out: `MaxBatch`,
+In: `Probe`, which plans and compiles a step under a budget at any of its sizes. Out: `MaxBatch`,
 the largest size whose compiled program is within the budget, and overheads at smaller sizes.
 
 The search (`memjax.fitting.batch_search`) needs no device memory: at each size tried it traces the
@@ -15,15 +15,11 @@ planner is a heuristic, which may have more luck there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from memjax.api import memory_budget
 from memjax.emit.plan import Plan
 from memjax.fitting.batch_result import BatchPoint, MaxBatch
-from memjax.fitting.batch_search import MakeArguments, OnProgress, Probe, Search, moved
-from memjax.fitting.budgeted import BudgetedStep
+from memjax.fitting.batch_search import Probe, Search, moved
 from memjax.fitting.closed_loop import Fitted, Loop
 from memjax.fitting.report import make_report
 from memjax.helpers.budget import format_bytes
@@ -32,55 +28,23 @@ AT_MOST = 2**20
 """Where the search ends unless told otherwise; no real batch is larger."""
 
 
-def max_batch(
-    make_arguments: MakeArguments,
-    step: Callable[..., Any],
-    budget: int | str,
-    *,
-    at_least: int = 1,
-    at_most: int | None = None,
-    multiple_of: int = 1,
-    points: int = 6,
-    on_progress: OnProgress | None = None,
-    **settings: Any,
-) -> MaxBatch:
-    """The largest batch size with which a step fits into a budget.
-
-    Any integer will do in place of a batch size: tokens, width, layers, the exponent of a power
-    of two.
+def find_max_batch(probe: Probe, points: int, *, may_end: bool) -> MaxBatch:
+    """The largest size that fits, and the curve below it.
 
     Args:
-        make_arguments: takes a size, and returns the step's arguments as a tuple (or the one
-            argument). It is traced, so what it makes takes no memory;
-            `jax.ShapeDtypeStruct` leaves will do, and arrays that exist already are used as
-            they are.
-        step: the step, decorated with `memory_budget` or not.
-        budget: as in `memory_budget`.
-        at_least: the smallest size worth knowing.
-        at_most: the largest.
-        multiple_of: sizes are multiples of it.
+        probe: the step at any of its sizes.
         points: how many sizes the curve of overheads has.
-        on_progress: is told what is being done, in a few words.
-        settings: as in `memory_budget`, for a step that is not decorated.
-
-    Returns:
-        The size, with its report, and the curve.
+        may_end: whether the largest size of all may be the answer.
 
     Raises:
         BudgetInfeasible: not even the smallest size fits.
-        TypeError: a size is not an integer.
-        ValueError: there is no size in the range, the step does not trace at a size, or the
-            footprint does not grow with the size and `at_most` is not given.
+        ValueError: the step does not trace at a size, or the largest fits and may not.
     """
-    sizes = _sizes(at_least, at_most, multiple_of)
-    if points < 1:
-        raise ValueError(f"points must be at least 1, not {points}")
-    tell = on_progress or (lambda _: None)
-    probe = Probe(make_arguments, _budgeted(step, budget, settings), sizes, tell)
+    sizes = probe.sizes
     search = Search(probe)
     index, fitted = search.run()
     size = sizes[index]
-    if at_most is None and index == len(sizes) - 1:
+    if not may_end and index == len(sizes) - 1:
         raise ValueError(
             f"the footprint hardly grows with the size: {size} still fits "
             f"{format_bytes(probe.limit_bytes)}; say how far to go with at_most"
@@ -98,7 +62,7 @@ def max_batch(
     )
 
 
-def _sizes(at_least: int, at_most: int | None, multiple_of: int) -> range:
+def sizes_between(at_least: int, at_most: int | None, multiple_of: int) -> range:
     """The sizes to choose from, ascending."""
     for name, number in (
         ("at_least", at_least),
@@ -116,19 +80,6 @@ def _sizes(at_least: int, at_most: int | None, multiple_of: int) -> range:
             f"there is no multiple of {multiple_of} from {at_least} to {at_most} to choose"
         )
     return sizes
-
-
-def _budgeted(
-    step: Callable[..., Any], budget: int | str, settings: dict[str, Any]
-) -> BudgetedStep:
-    """The step under the budget, with its own settings where it is decorated already."""
-    if not isinstance(step, BudgetedStep):
-        return memory_budget(budget, **settings)(step)
-    if settings:
-        raise ValueError(
-            f"{step!r} has its own settings; take {', '.join(sorted(settings))} to its decorator"
-        )
-    return step.changed(budget=budget)
 
 
 def _curve(probe: Probe, last: int, fitted: Fitted, points: int) -> tuple[BatchPoint, ...]:

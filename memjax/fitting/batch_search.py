@@ -22,10 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memjax.api import loop_for
 from memjax.emit.plan import Plan, fingerprint, schedule_of_plan
+from memjax.fitting.advice import explained
 from memjax.fitting.batch_result import Refusal
-from memjax.fitting.budgeted import BudgetedStep, explained
+from memjax.fitting.budgeted import BudgetedStep, loop_for
 from memjax.fitting.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
 from memjax.fitting.fit import with_device_scale
 from memjax.fitting.setup import device_of, fit_with_cache, spreads

@@ -19,7 +19,7 @@ import jax
 
 from memjax import _compat
 from memjax.emit.plan import Plan
-from memjax.fitting.advice import helps
+from memjax.fitting.advice import explained
 from memjax.fitting.closed_loop import BudgetInfeasible, Fitted, Loop
 from memjax.fitting.methods import method_of, settings_of_method
 from memjax.fitting.report import (
@@ -40,7 +40,6 @@ from memjax.helpers.budget import budget_bytes
 from memjax.program.donation import Donation, without_shared_buffers
 from memjax.program.signature import Call, Statics, as_tuple, committed, leaf_placement, weak_types
 from memjax.program.trace import step_name
-from memjax.view.text import holder_lines
 
 
 @dataclass(frozen=True)
@@ -354,18 +353,11 @@ def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
     return all(a is b for a, b in zip(some, others, strict=True))
 
 
-def explained(error: BudgetInfeasible, lead: str = "") -> BudgetInfeasible:
-    """Say what fills the floor and what would help, after `lead`."""
-    report = make_report(error.fitted, error.budget_bytes)
-    held = report.holders if report.xla is None else report.xla.holders
-    whose = "the predicted" if report.xla is None else "XLA's own"
-    message = "\n".join(
-        [
-            f"{lead}{error}.",
-            f"Held at {whose} peak of that program:",
-            *holder_lines(held),
-            "What helps:",
-            *(f"  - {help}" for help in helps(error.fitted, error.budget_bytes)),
-        ]
-    )
-    return BudgetInfeasible(message, error.budget_bytes, error.floor_bytes, error.fitted)
+def loop_for(
+    step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Loop, tuple[Donation, ...]]:
+    """A closed loop that is ready to run, and the verdict on donation, for a call of a step."""
+    if not isinstance(step, BudgetedStep):
+        step = BudgetedStep(step, Settings(budget=1))
+    args = (*step._leading, *args)
+    return step._loop(step._statics.split(args, kwargs), args, kwargs)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from memjax.helpers.budget import format_bytes
 from memjax.planning.simulate import Timeline, simulate
 from memjax.pricing.attribution import (
     Origin,
@@ -235,3 +236,22 @@ def attributed_fraction(holders: Sequence[Holder]) -> float:
     total = sum(h.bytes for h in holders)
     known = sum(h.bytes for h in holders if h.source and h.phase)
     return known / total if total else 1.0
+
+
+def holder_lines(holders: Sequence[Holder], most: int | None = 8) -> list[str]:
+    """The largest holders, one a line; those of one line and type are added up."""
+    groups: dict[tuple[str, str | None], list[int]] = {}
+    for holder in holders:
+        groups.setdefault((holder.what, holder.source), []).append(holder.bytes)
+    ranked = sorted(groups.items(), key=lambda item: -sum(item[1]))
+    shown = ranked[:most]
+    width = max((len(what) for (what, _), _ in shown), default=0)
+    lines = [
+        f"    {format_bytes(sum(sizes)):>12}  {len(sizes):>3} × {what:<{width}}  "
+        f"{source or ''}".rstrip()
+        for (what, source), sizes in shown
+    ]
+    rest = sum(sum(sizes) for _, sizes in ranked[len(shown) :])
+    if len(ranked) > len(shown):
+        lines.append(f"    {format_bytes(rest):>12}  in {len(ranked) - len(shown)} more places")
+    return lines

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from memjax.helpers.budget import format_bytes
 from memjax.loops.notes import LoopNote
-from memjax.pricing.holders import Holder, Share, by_module, by_phase
+from memjax.pricing.holders import Holder, Share, by_module, by_phase, holder_lines
 from memjax.program.donation import Donation
 from memjax.xla.peak import EXPLAIN_FROM, XlaPeak
 
@@ -148,25 +148,6 @@ def _compilation_line(number: int, compilation: Compilation) -> str:
         f"{format_bytes(compilation.predicted_bytes)} predicted, "
         f"{format_bytes(compilation.footprint.total_bytes)} compiled, {compilation.seconds:.1f} s"
     )
-
-
-def holder_lines(holders: Sequence[Holder], most: int | None = 8) -> list[str]:
-    """The largest holders, one a line; those of one line and type are added up."""
-    groups: dict[tuple[str, str | None], list[int]] = {}
-    for holder in holders:
-        groups.setdefault((holder.what, holder.source), []).append(holder.bytes)
-    ranked = sorted(groups.items(), key=lambda item: -sum(item[1]))
-    shown = ranked[:most]
-    width = max((len(what) for (what, _), _ in shown), default=0)
-    lines = [
-        f"    {format_bytes(sum(sizes)):>12}  {len(sizes):>3} × {what:<{width}}  "
-        f"{source or ''}".rstrip()
-        for (what, source), sizes in shown
-    ]
-    rest = sum(sum(sizes) for _, sizes in ranked[len(shown) :])
-    if len(ranked) > len(shown):
-        lines.append(f"    {format_bytes(rest):>12}  in {len(ranked) - len(shown)} more places")
-    return lines
 
 
 def share_lines(holders: Sequence[Holder], most: int | None = MOST) -> list[str]:
