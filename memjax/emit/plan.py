@@ -1,7 +1,7 @@
 """A plan: what is recomputed where, in terms of a program's own eqns.
 
-In: a `Solution` and the `Coarse` problem that it solves. Out: a `Plan`, which prints,
-compares, is saved as JSON, and turns into a schedule again for the same program.
+In: a `Solution` and the `Coarse` problem that it solves. Out: a `Plan`, which compares, is saved
+as JSON, and turns into a schedule again for the same program.
 
 A plan belongs to one program. It carries that program's `Fingerprint`, and refuses any
 other, naming the first thing that differs.
@@ -14,13 +14,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import jax
 import msgspec
 
-from memjax.helpers.brief import data_frame, html_table, table
+from memjax.helpers import looks
 from memjax.helpers.budget import format_bytes
 from memjax.helpers.checked import Index
 from memjax.loops.decisions import Decisions, Inside
@@ -160,38 +159,18 @@ class Plan:
 
     def text(self, most: int | None = 10) -> str:
         """As `str`, with at most so many segments; None for all."""
-        shown = self.recomputations[:most]
-        lines = [self.summary()]
-        if shown:
-            lines += [f"  {line}" for line in table(_HEADERS, _rows(shown), right=(0, 1))]
-        if len(self.recomputations) > len(shown):
-            lines.append(f"  and {len(self.recomputations) - len(shown)} more segments")
-        return "\n".join(lines)
+        return looks.text(self, most)
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(self.summary())}</p>" + html_table(
-            _HEADERS, _rows(self.recomputations), right=(0, 1)
-        )
+        return looks.html(self)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row for each eqn that runs again, in order: its segment, and before which eqn."""
-        return data_frame(
-            [
-                {"segment": number, "before": r.before, "eqn": eqn}
-                for number, r in enumerate(self.recomputations)
-                for eqn in r.eqns
-            ]
-        )
+        return looks.to_pandas(self)
 
     def summary(self) -> str:
         """The plan in one line."""
-        eqns = sum(len(r.eqns) for r in self.recomputations)
-        return (
-            f"plan for {self.program.name!r}: {format_bytes(self.predicted_bytes)} predicted of "
-            f"{format_bytes(self.budget_bytes)}, {eqns} eqns recomputed in "
-            f"{len(self.recomputations)} segments{_loops_text(self)}, "
-            f"overhead {100 * self.overhead:.1f} % ({self.planner})"
-        )
+        return looks.summary(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values that JSON can write; what `to_json` writes."""
@@ -228,11 +207,6 @@ class Plan:
         return _plan_of(content)
 
 
-def _loops_text(plan: Plan) -> str:
-    count = len(plan.loops)
-    return f", {count} loop{'s' if count > 1 else ''} changed" if count else ""
-
-
 def check_program(plan: Plan, program: Program) -> None:
     """Refuse a plan that was made for another program.
 
@@ -242,18 +216,6 @@ def check_program(plan: Plan, program: Program) -> None:
     difference = plan.program.difference(fingerprint(program))
     if difference:
         raise InvalidPlan(f"the plan was made for another program: {difference}")
-
-
-_HEADERS = ("before eqn", "eqns", "recomputed")
-
-
-def _rows(recomputations: Sequence[Recomputation]) -> list[tuple[int, int, str]]:
-    return [(r.before, len(r.eqns), _numbers(r.eqns)) for r in recomputations]
-
-
-def _numbers(eqns: Sequence[int], most: int = 8) -> str:
-    shown = " ".join(str(e) for e in eqns[:most])
-    return f"{shown} …" if len(eqns) > most else shown
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

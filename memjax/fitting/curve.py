@@ -11,15 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from memjax.emit.plan import Plan
 from memjax.fitting.closed_loop import Loop
-from memjax.helpers.brief import data_frame, html_table, table
-from memjax.helpers.budget import format_bytes
+from memjax.helpers import looks
 from memjax.planning.planners import frontier as solve_all
-from memjax.view import to_dict
 
 if TYPE_CHECKING:
     import pandas
@@ -55,36 +52,18 @@ class Frontier:
         return f"<Frontier of {self.name!r}: {len(self.points)} points>"
 
     def __str__(self) -> str:
-        rows = table(_HEADERS, [_row(point) for point in self.points], right=_RIGHT)
-        return "\n".join([f"{self.name}: bytes against overhead", *(f"  {r}" for r in rows)])
+        return looks.text(self)
 
     def _repr_html_(self) -> str:
-        rows = html_table(_HEADERS, [_row(point) for point in self.points], right=_RIGHT)
-        return f"<p>{escape(self.name)}: bytes against overhead</p>{rows}"
+        return looks.html(self)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row for each budget."""
-        return data_frame(self.to_dict()["points"])
+        return looks.to_pandas(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The frontier as plain values that JSON can write."""
-        return to_dict.frontier(self)
-
-
-_HEADERS = ("budget", "predicted", "compiled", "overhead", "at least", "")
-_RIGHT = (0, 1, 2, 3, 4)
-
-
-def _row(point: FrontierPoint) -> tuple[str, ...]:
-    bound = point.plan.bound_overhead
-    return (
-        format_bytes(point.budget_bytes),
-        format_bytes(point.plan.predicted_bytes),
-        "" if point.compiled_bytes is None else format_bytes(point.compiled_bytes),
-        f"{100 * point.plan.overhead:.1f} %",
-        "" if bound is None else f"{100 * bound:.1f} %",
-        "" if point.met else "not met",
-    )
+        return looks.to_dict(self)
 
 
 EASE_PERCENT = 2

@@ -1,6 +1,7 @@
-"""What a person reads: the report of a plan, the analysis of a step as it is.
+"""What was found: the report of a plan, the analysis of a step as it is.
 
-In: the results of all stages. Out: `Report` and `Analysis`, which print as tables.
+In: the results of all stages. Out: `Report` and `Analysis`, which are data; how they print is the
+view's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from memjax.emit.compile import Footprint
 from memjax.emit.plan import Plan, decisions, schedule_of_plan
 from memjax.fitting.closed_loop import AS_IT_IS, Attempt, Fitted
-from memjax.helpers.brief import data_frame
+from memjax.helpers import looks
 from memjax.helpers.budget import format_bytes
 from memjax.loops.notes import LoopNote, loop_notes
 from memjax.planning.simulate import Timeline
@@ -25,7 +26,6 @@ from memjax.pricing.liveness import Gap
 from memjax.pricing.residents import Resident
 from memjax.pricing.segments import emitted_order, segments
 from memjax.program.donation import Donation
-from memjax.view import html, text, to_dict
 from memjax.xla.peak import XlaPeak, xla_peak
 
 if TYPE_CHECKING:
@@ -74,16 +74,16 @@ class Analysis:
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, most: int | None = text.MOST) -> str:
+    def text(self, most: int | None = looks.MOST) -> str:
         """As `str`, with at most so many rows in a table; None for all."""
-        return text.analysis_text(self, most)
+        return looks.text(self, most)
 
     def _repr_html_(self) -> str:
-        return html.analysis_html(self)
+        return looks.html(self)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row for each stored value: its bytes, origin and life."""
-        return data_frame(to_dict.value_rows(self))
+        return looks.to_pandas(self)
 
     def by_line(self) -> tuple[Share, ...]:
         """Bytes held at the peak by the user's line, largest first."""
@@ -99,13 +99,11 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """The analysis as plain values that JSON can write."""
-        return to_dict.analysis(self)
+        return looks.to_dict(self)
 
     def save_html(self, path: str | Path) -> Path:
         """Write an HTML page that stands alone; see `memjax.page`."""
-        from memjax.view.page import write
-
-        return write(self, path)
+        return looks.save_html(self, path)
 
 
 @dataclass(frozen=True)
@@ -182,16 +180,16 @@ class Report:
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, most: int | None = text.MOST) -> str:
+    def text(self, most: int | None = looks.MOST) -> str:
         """As `str`, with at most so many rows in a table; None for all."""
-        return text.report_text(self, most)
+        return looks.text(self, most)
 
     def _repr_html_(self) -> str:
-        return html.report_html(self)
+        return looks.html(self)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row for each stored value: its bytes, origin, life and decision."""
-        return data_frame(to_dict.value_rows(self))
+        return looks.to_pandas(self)
 
     def by_line(self) -> tuple[Share, ...]:
         """Bytes held at the predicted peak by the user's line, largest first."""
@@ -207,13 +205,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values that JSON can write."""
-        return to_dict.report(self)
+        return looks.to_dict(self)
 
     def save_html(self, path: str | Path) -> Path:
         """Write an HTML page that stands alone; see `memjax.page`."""
-        from memjax.view.page import write
-
-        return write(self, path)
+        return looks.save_html(self, path)
 
 
 def make_analysis(

@@ -3,7 +3,8 @@
 In: results, which are data of the rooms below. Out: what a terminal, a notebook, a browser or a
 file shows.
 
-`text` and `html` are what prints and what a notebook shows, `plan_text` the same for plans,
-`page` the page that stands alone (its parts are in `web`), `figures` is for matplotlib, and
-`to_dict` for JSON. `palette` has the colours of all.
+`looks` says which function shows which kind of result: `text` and `html` what prints and what a
+notebook shows, `plan_text` and `searches` the same for plans, frontiers and batch sizes, `to_dict`
+plain values for JSON. `page` is the page that stands alone (its parts are in `web`), `figures` is
+for matplotlib, and `palette` has the colours of all.
 """

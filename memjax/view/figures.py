@@ -15,7 +15,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from memjax.fitting.curve import Frontier
+from memjax.fitting.report import Analysis, Report
 from memjax.helpers.budget import format_bytes
+from memjax.planning.simulate import Timeline
 from memjax.pricing.holders import Holder, shares
 from memjax.pricing.idle import IdleGap
 from memjax.view.palette import BUDGET, GREY, INK, LINES, PHASES, look
@@ -23,10 +26,6 @@ from memjax.view.palette import BUDGET, GREY, INK, LINES, PHASES, look
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from memjax.fitting.curve import Frontier
-    from memjax.fitting.report import Analysis, Report
-    from memjax.planning.simulate import Timeline
 
 MIB = 2**20
 PRINT_DPI = 300

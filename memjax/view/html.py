@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
+from memjax.fitting.report import Analysis, Report
 from memjax.helpers.brief import html_chart, html_table
 from memjax.helpers.budget import format_bytes
 from memjax.pricing.holders import Holder, Share, by_line, by_module, by_phase, shares
-
-if TYPE_CHECKING:
-    from memjax.fitting.report import Analysis, Report
 
 MOST = 8
 

@@ -18,16 +18,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from memjax.fitting.report import Analysis, Report
 from memjax.helpers.budget import format_bytes
 from memjax.planning.simulate import Timeline
 from memjax.pricing.holders import Holder
 from memjax.view.palette import AREAS, PHASES
 from memjax.view.to_dict import decisions_of
-
-if TYPE_CHECKING:
-    from memjax.fitting.report import Analysis, Report
 
 THROUGHOUT = "held throughout"
 

@@ -10,13 +10,63 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
-from memjax.emit.plan import Plan
+from memjax.emit.plan import Plan, Recomputation
 from memjax.helpers.brief import html_table, table
 from memjax.helpers.budget import format_bytes
 from memjax.program.eqns import Program
 
 MOST_ROWS = 12
+_SEGMENTS = ("before eqn", "eqns", "recomputed")
+
+
+def plan_text(plan: Plan, most: int | None = None) -> str:
+    """A plan, a line a segment."""
+    shown = plan.recomputations[:most]
+    lines = [summary(plan)]
+    if shown:
+        lines += [f"  {line}" for line in table(_SEGMENTS, _cells(shown), right=(0, 1))]
+    if len(plan.recomputations) > len(shown):
+        lines.append(f"  and {len(plan.recomputations) - len(shown)} more segments")
+    return "\n".join(lines)
+
+
+def plan_html(plan: Plan) -> str:
+    """A plan for a notebook, a row a segment."""
+    segments = html_table(_SEGMENTS, _cells(plan.recomputations), right=(0, 1))
+    return f"<p>{escape(summary(plan))}</p>{segments}"
+
+
+def summary(plan: Plan) -> str:
+    """A plan in one line."""
+    eqns = sum(len(r.eqns) for r in plan.recomputations)
+    count = len(plan.loops)
+    loops = f", {count} loop{'s' if count > 1 else ''} changed" if count else ""
+    return (
+        f"plan for {plan.program.name!r}: {format_bytes(plan.predicted_bytes)} predicted of "
+        f"{format_bytes(plan.budget_bytes)}, {eqns} eqns recomputed in "
+        f"{len(plan.recomputations)} segments{loops}, "
+        f"overhead {100 * plan.overhead:.1f} % ({plan.planner})"
+    )
+
+
+def eqn_rows(plan: Plan) -> list[dict[str, Any]]:
+    """A row for each eqn that runs again, in order: its segment, and before which eqn."""
+    return [
+        {"segment": number, "before": r.before, "eqn": eqn}
+        for number, r in enumerate(plan.recomputations)
+        for eqn in r.eqns
+    ]
+
+
+def _cells(recomputations: Sequence[Recomputation]) -> list[tuple[int, int, str]]:
+    return [(r.before, len(r.eqns), _numbers(r.eqns)) for r in recomputations]
+
+
+def _numbers(eqns: Sequence[int], most: int = 8) -> str:
+    shown = " ".join(str(e) for e in eqns[:most])
+    return f"{shown} …" if len(eqns) > most else shown
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from memjax.fitting.report import Analysis, Compilation, Report
 from memjax.helpers.budget import format_bytes
+from memjax.helpers.looks import MOST
 from memjax.loops.notes import LoopNote
 from memjax.pricing.holders import Holder, Share, by_module, by_phase, holder_lines
 from memjax.program.donation import Donation
 from memjax.xla.peak import EXPLAIN_FROM, XlaPeak
-
-if TYPE_CHECKING:
-    from memjax.fitting.report import Analysis, Compilation, Report
-
-MOST = 6
-"""Rows of a table where nobody asked for more; a report is then at most 40 lines high."""
 
 
 def analysis_text(found: Analysis, most: int | None = MOST) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from memjax.fitting.curve import Frontier
-    from memjax.fitting.report import Analysis, Report
-    from memjax.pricing.holders import Share
-    from memjax.xla.peak import XlaPeak
+from memjax.fitting.batch_result import MaxBatch
+from memjax.fitting.curve import Frontier
+from memjax.fitting.report import Analysis, Report
+from memjax.pricing.holders import Share
+from memjax.xla.peak import XlaPeak
 
 
 def analysis(found: Analysis) -> dict[str, Any]:
@@ -93,6 +93,31 @@ def frontier(found: Frontier) -> dict[str, Any]:
             for point in found.points
         ],
     }
+
+
+def frontier_rows(found: Frontier) -> list[dict[str, Any]]:
+    """A row for each budget."""
+    return list(frontier(found)["points"])
+
+
+def max_batch(found: MaxBatch) -> dict[str, Any]:
+    """The largest size and the curve; of the report, bytes and overhead."""
+    return {
+        "name": found.name,
+        "size": found.size,
+        "budget_bytes": found.budget_bytes,
+        "compiled_bytes": found.report.compiled.total_bytes,
+        "overhead": found.report.overhead,
+        "compilations": found.compilations,
+        "at_end": found.at_end,
+        "refused": [vars(refusal).copy() for refusal in found.refused],
+        "points": [vars(point).copy() for point in found.points],
+    }
+
+
+def max_batch_rows(found: MaxBatch) -> list[dict[str, Any]]:
+    """A row for each size."""
+    return [vars(point).copy() for point in found.points]
 
 
 def value_rows(found: Analysis | Report) -> list[dict[str, Any]]:

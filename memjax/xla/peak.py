@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from memjax.helpers import looks
 from memjax.helpers.budget import format_bytes
 from memjax.pricing.attribution import Origin, argument_origins, module_of_op_name, phase_of_op_name
 from memjax.pricing.holders import Holder, Ledger, Share, by_line, by_module, by_phase
@@ -75,9 +76,7 @@ class XlaPeak:
 
     def text(self, most: int | None = None) -> str:
         """What is held, with at most so many rows; None for all."""
-        from memjax.view.text import xla_text
-
-        return xla_text(self, most)
+        return looks.text(self, most)
 
     def by_line(self) -> tuple[Share, ...]:
         """Bytes by the user's line, largest first."""
