@@ -67,13 +67,14 @@ def install_browser(session: nox.Session) -> None:
 
 
 def check(session: nox.Session, *folders: str) -> None:
-    """The tests of some folders, and types, in the environment of a session."""
+    """The tests of some folders, types, and what imports what, in the environment of a session."""
     session.run("python", "-c", VERSIONS)
     install_browser(session)
     session.env["MEMJAX_CACHE_DIR"] = ""  # what other runs have found must not matter
     paths = session.posargs or folders
     session.run("pytest", "--numprocesses=2", "--nbmake", "--nbmake-timeout=600", *paths)
     session.run("mypy")
+    session.run("lint-imports", "--no-cache")
 
 
 @nox.session(python=interpreter(OLDEST[0]) or OLDEST[0])

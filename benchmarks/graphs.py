@@ -1,6 +1,6 @@
 """Seeded problems to measure planners on, so that quality is not tuned to a few files.
 
-In: sizes and a seed. Out: `memjax.problem.Problem`.
+In: sizes and a seed. Out: `memjax.planning.problem.Problem`.
 
 `random_layered` draws graphs of the kind that Moccasin publishes (Bartan et al., 2023,
 after Gagrani et al., *Neural topological ordering*, 2022): layers of nodes, edges mostly
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from memjax.problem import Node, Problem
+from memjax.planning.problem import Node, Problem
 
 
 def random_layered(nodes: int, seed: int) -> Problem:

@@ -39,10 +39,10 @@ import jax
 import memjax
 from benchmarks import loop_models as models
 from benchmarks.record import in_new_process, write_csv
-from memjax.cost import eqn_flops, jaxpr_flops
 from memjax.demo import measure
 from memjax.demo.gpt import Sizes, gpt_task
 from memjax.demo.task import Task
+from memjax.pricing.cost import eqn_flops, jaxpr_flops
 
 MIB = 2**20
 STEPS = 20

@@ -21,12 +21,12 @@ from typing import Any
 from benchmarks.planning_growth import coarse_of
 from benchmarks.record import write_csv
 from memjax.demo.gpt import gpt_task
-from memjax.holders import Holder, Ledger
-from memjax.page import Shown, View, write
-from memjax.planners import get_planner
-from memjax.problem import Node, Problem
-from memjax.simulate import simulate
-from memjax.trace import trace
+from memjax.planning.planners import get_planner
+from memjax.planning.problem import Node, Problem
+from memjax.planning.simulate import simulate
+from memjax.pricing.holders import Holder, Ledger
+from memjax.program.trace import trace
+from memjax.view.page import Shown, View, write
 
 LAYERS = 100
 POSITIONS = 50_000

@@ -51,8 +51,8 @@ class Row:
 
 def measure(problem: Any, budget: float, mode: str, planner: str) -> Row:
     """Plan and judge one row, in this process."""
-    from memjax.planners import get_planner
-    from memjax.simulate import simulate
+    from memjax.planning.planners import get_planner
+    from memjax.planning.simulate import simulate
 
     limit = int(budget * simulate(problem, problem.identity).peak_bytes)
     chosen = get_planner(PLANNER_OF_FREE_ORDER if mode == "free" else planner)
@@ -84,7 +84,7 @@ def _resident_bytes() -> int:
 
 def _budgets(problem: Any, budgets: Sequence[float], floors: Sequence[float]) -> list[float]:
     """Shares of the peak: those given, and multiples of the single-node floor, rounded up."""
-    from memjax.simulate import simulate
+    from memjax.planning.simulate import simulate
 
     peak_bytes = simulate(problem, problem.identity).peak_bytes
     floor = problem.single_node_floor_bytes / peak_bytes
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _problems(options: argparse.Namespace) -> list[Any]:
-    from memjax.problem import Problem
+    from memjax.planning.problem import Problem
 
     problems = []
     if options.graphs:

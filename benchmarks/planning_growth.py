@@ -24,15 +24,16 @@ import jax
 import numpy as np
 
 from benchmarks.record import write_csv
-from memjax.backends import backend_of
-from memjax.coarsen import Coarse, coarsen
-from memjax.cost import node_seconds, rates_of
 from memjax.demo.gpt import gpt_task
-from memjax.liveness import liveness
-from memjax.planners import get_planner
-from memjax.prepare import prepare
-from memjax.simulate import simulate
-from memjax.trace import Program, trace
+from memjax.planning.planners import get_planner
+from memjax.planning.simulate import simulate
+from memjax.pricing.backends import backend_of
+from memjax.pricing.coarsen import Coarse, coarsen
+from memjax.pricing.cost import node_seconds, rates_of
+from memjax.pricing.liveness import liveness
+from memjax.program.eqns import Program
+from memjax.program.prepare import prepare
+from memjax.program.trace import trace
 
 LAYERS = (2, 4, 8, 16, 32, 64, 96)
 

@@ -27,11 +27,11 @@ import jax
 import memjax
 from benchmarks import loop_models, models
 from benchmarks.record import write_csv
-from memjax import stated
-from memjax.api import loop_for
 from memjax.demo.gpt import gpt_task
 from memjax.demo.task import Task
-from memjax.fit import find_floor, fit
+from memjax.fitting import stated
+from memjax.fitting.budgeted import loop_for
+from memjax.fitting.fit import find_floor, fit
 
 SLOW_SECONDS = 5.0  # of compiling, from which on the claims are those for slow compilations
 SMALL, LARGE = {"fit": 3, "floor": 8, "refusal": 8, "hopeless": 8}, {"fit": 2, "floor": 4}

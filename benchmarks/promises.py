@@ -35,7 +35,7 @@ import numpy as np
 import memjax
 from benchmarks.random_layers import calls
 from benchmarks.random_steps import RandomStep
-from memjax.api import loop_for
+from memjax.fitting.budgeted import loop_for
 
 QUICK = {"xla_backend_optimization_level": 0}
 """A third less time to compile, and the same buffers: XLA's own passes run all the same."""

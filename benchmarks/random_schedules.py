@@ -13,16 +13,16 @@ from typing import Any
 import jax
 
 from benchmarks.random_layers import Chooser, one_in
-from memjax.api import loop_for
-from memjax.closed_loop import Loop
-from memjax.coarsen import Coarse
-from memjax.compile import compile_step
-from memjax.donation import without_shared_buffers
+from memjax.emit.compile import compile_step
+from memjax.emit.rewrite import rewrite
+from memjax.fitting.budgeted import loop_for
+from memjax.fitting.closed_loop import Loop
 from memjax.loops.decisions import Decisions, Inside, with_insides
 from memjax.loops.transform import transform
-from memjax.rewrite import rewrite
-from memjax.simulate import simulate
-from memjax.trace import Program
+from memjax.planning.simulate import simulate
+from memjax.pricing.coarsen import Coarse
+from memjax.program.donation import without_shared_buffers
+from memjax.program.eqns import Program
 
 MOST_AGAIN = 3
 INSIDE = 2

@@ -23,8 +23,8 @@ from typing import Any
 import memjax
 from benchmarks.record import write_csv
 from memjax.demo.gpt import gpt_task
-from memjax.holders import Holder, attributed_fraction
-from memjax.trace import trace
+from memjax.pricing.holders import Holder, attributed_fraction
+from memjax.program.trace import trace
 
 BUDGETS = ("2GiB", "800MiB", "355MiB", "233MiB")
 """The largest lets the program be compiled as it is."""

@@ -14,7 +14,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 from docs.readme_numbers import MIB, Row, read, where
-from memjax.palette import GREY, INK, LINES
+from memjax.view.palette import GREY, INK, LINES
 
 PLAIN = "plain"
 

@@ -1,18 +1,17 @@
 """memjax: fit a JAX train step into a memory budget, checked on the compiled program."""
 
-from memjax import figures, page
-from memjax.api import Floor, analyze, floor, frontier, memory_budget, plan
-from memjax.batch import max_batch
-from memjax.batch_result import BatchPoint, MaxBatch, Refusal
-from memjax.budgeted import BudgetedStep
-from memjax.closed_loop import BudgetInfeasible
-from memjax.compile import Footprint, footprint
-from memjax.curve import Frontier
-from memjax.holders import Holder, Share
-from memjax.plan import Plan
-from memjax.problem import Node, Problem, Solution
-from memjax.report import Analysis, Report
-from memjax.simulate import InvalidPlan, Timeline, simulate
+from memjax.api import Floor, analyze, floor, frontier, max_batch, memory_budget, plan
+from memjax.emit.compile import Footprint, footprint
+from memjax.emit.plan import Plan
+from memjax.fitting.batch_result import BatchPoint, MaxBatch, Refusal
+from memjax.fitting.budgeted import BudgetedStep
+from memjax.fitting.closed_loop import BudgetInfeasible
+from memjax.fitting.curve import Frontier
+from memjax.fitting.report import Analysis, Report
+from memjax.planning.problem import Node, Problem, Solution
+from memjax.planning.simulate import InvalidPlan, Timeline, simulate
+from memjax.pricing.holders import Holder, Share
+from memjax.view import figures, page
 from memjax.xla.peak import XlaPeak
 
 __version__ = "0.1.0"

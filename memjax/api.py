@@ -1,7 +1,7 @@
-"""The user's surface: `memory_budget`, `plan`, `analyze`, `floor`.
+"""The user's surface: `memory_budget`, `plan`, `analyze`, `floor`, `frontier`, `max_batch`.
 
 This is the only module that sees every stage; what a decorated step does when it is called is in
-`memjax.budgeted`.
+`memjax.fitting.budgeted`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memjax.budget import budget_bytes, format_bytes
-from memjax.budgeted import BudgetedStep
-from memjax.closed_loop import Loop
-from memjax.compile import Footprint
-from memjax.curve import Frontier, default_budgets, make_frontier
-from memjax.donation import Donation
-from memjax.fit import find_floor
-from memjax.plan import Plan
-from memjax.planners import Planner, get_planner
-from memjax.report import (
+from memjax.emit.compile import Footprint
+from memjax.emit.plan import Plan
+from memjax.fitting.batch import find_max_batch, sizes_between
+from memjax.fitting.batch_result import MaxBatch
+from memjax.fitting.batch_search import MakeArguments, OnProgress, Probe
+from memjax.fitting.budgeted import BudgetedStep, loop_for
+from memjax.fitting.curve import Frontier, default_budgets, make_frontier
+from memjax.fitting.fit import find_floor
+from memjax.fitting.report import (
     Analysis,
     Report,
     make_analysis,
     make_report,
 )
-from memjax.setup import (
+from memjax.fitting.setup import (
     Donate,
     Settings,
     check_donate,
     device_of,
 )
+from memjax.helpers.budget import budget_bytes, format_bytes
+from memjax.planning.planners import Planner, get_planner
 
 
 def memory_budget(
@@ -60,7 +61,7 @@ def memory_budget(
             `"80%"` of the device's own limit. It covers what XLA counts for the compiled
             program: argument + output - alias + temp.
         donate: `"auto"` gives up every argument of which some result is an update (see
-            `memjax.donation`); `None` or `False` none; positions or names of arguments give
+            `memjax.program.donation`); `None` or `False` none; positions or names of arguments give
             up all of theirs that some result can take the place of.
         donate_argnums: positions of arguments to give up, as in `jax.jit`: whole, also what no
             result can take the place of. In place of `donate`.
@@ -195,11 +196,62 @@ def frontier(
     return make_frontier(loop, chosen, verify=verify)
 
 
-def loop_for(
-    step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-) -> tuple[Loop, tuple[Donation, ...]]:
-    """A closed loop that is ready to run, and the verdict on donation, for a call of a step."""
+def max_batch(
+    make_arguments: MakeArguments,
+    step: Callable[..., Any],
+    budget: int | str,
+    *,
+    at_least: int = 1,
+    at_most: int | None = None,
+    multiple_of: int = 1,
+    points: int = 6,
+    on_progress: OnProgress | None = None,
+    **settings: Any,
+) -> MaxBatch:
+    """The largest batch size with which a step fits into a budget.
+
+    Any integer will do in place of a batch size: tokens, width, layers, the exponent of a power
+    of two.
+
+    Args:
+        make_arguments: takes a size, and returns the step's arguments as a tuple (or the one
+            argument). It is traced, so what it makes takes no memory;
+            `jax.ShapeDtypeStruct` leaves will do, and arrays that exist already are used as
+            they are.
+        step: the step, decorated with `memory_budget` or not.
+        budget: as in `memory_budget`.
+        at_least: the smallest size worth knowing.
+        at_most: the largest.
+        multiple_of: sizes are multiples of it.
+        points: how many sizes the curve of overheads has.
+        on_progress: is told what is being done, in a few words.
+        settings: as in `memory_budget`, for a step that is not decorated.
+
+    Returns:
+        The size, with its report, and the curve.
+
+    Raises:
+        BudgetInfeasible: not even the smallest size fits.
+        TypeError: a size is not an integer.
+        ValueError: there is no size in the range, the step does not trace at a size, or the
+            footprint does not grow with the size and `at_most` is not given.
+    """
+    sizes = sizes_between(at_least, at_most, multiple_of)
+    if points < 1:
+        raise ValueError(f"points must be at least 1, not {points}")
+    tell = on_progress or (lambda _: None)
+    probe = Probe(make_arguments, _budgeted(step, budget, settings), sizes, tell)
+    return find_max_batch(probe, points, may_end=at_most is not None)
+
+
+def _budgeted(
+    step: Callable[..., Any], budget: int | str, settings: dict[str, Any]
+) -> BudgetedStep:
+    """The step under the budget, with its own settings where it is decorated already."""
     if not isinstance(step, BudgetedStep):
-        step = BudgetedStep(step, Settings(budget=1))
-    args = (*step._leading, *args)
-    return step._loop(step._statics.split(args, kwargs), args, kwargs)
+        return memory_budget(budget, **settings)(step)
+    if settings:
+        raise ValueError(
+            f"{step!r} has its own settings; take {', '.join(sorted(settings))} to its decorator"
+        )
+    return step.changed(budget=budget)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memjax import stated
+from memjax.fitting import stated
 
 
 @pytest.fixture(autouse=True)

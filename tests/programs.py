@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax import cost
-from memjax.backends import BACKENDS, Backend
-from memjax.coarsen import Coarse, coarsen
-from memjax.liveness import liveness
-from memjax.prepare import prepare
-from memjax.rewrite import rewrite
-from memjax.trace import Program, trace
+from memjax.emit.rewrite import rewrite
+from memjax.pricing import cost
+from memjax.pricing.backends import BACKENDS, Backend
+from memjax.pricing.coarsen import Coarse, coarsen
+from memjax.pricing.liveness import liveness
+from memjax.program.eqns import Program
+from memjax.program.prepare import prepare
+from memjax.program.trace import trace
 
 PLAIN_BACKEND = Backend("test")
 CPU = BACKENDS["cpu"]

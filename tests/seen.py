@@ -6,7 +6,7 @@ from functools import cache
 
 import memjax
 from memjax.demo.gpt import gpt_task
-from memjax.report import Analysis, Report
+from memjax.fitting.report import Analysis, Report
 
 BUDGET = "4.5MiB"
 ROOMY = "64MiB"

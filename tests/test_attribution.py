@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from memjax.attribution import (
+from memjax.pricing.attribution import (
     argument_origins,
     module_of_op_name,
     module_path,
     origins,
     output_origin,
 )
-from memjax.prepare import prepare
-from memjax.trace import trace
+from memjax.program.prepare import prepare
+from memjax.program.trace import trace
 from tests.programs import mlp, shape
 
 X = shape(8, 8)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import memjax
-from memjax.plan import MOST_CHARACTERS, Plan
-from memjax.planners import AutoPlanner
-from memjax.simulate import InvalidPlan
+from memjax.emit.plan import MOST_CHARACTERS, Plan
+from memjax.planning.planners import AutoPlanner
+from memjax.planning.simulate import InvalidPlan
 
 LAYERS, WIDTH, BATCH = 6, 16, 256
 QUICK = AutoPlanner(work=2000, rounds=1, starts=1)

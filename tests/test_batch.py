@@ -14,8 +14,9 @@ from flax import linen as nn
 from flax.training.train_state import TrainState
 
 import memjax
-from memjax.arguments import as_arguments, shapes_of
-from memjax.planners import AutoPlanner
+from memjax.planning.planners import AutoPlanner
+from memjax.program.arguments import as_arguments, shapes_of
+from memjax.view.searches import max_batch_notes
 from tests.programs import mlp, shape
 
 KIB = 2**10
@@ -89,7 +90,7 @@ def test_the_curve_rises(found):
 def test_it_reads_well(found):
     lines = str(found).splitlines()
     assert f"{found.size} is the largest size that fits 150.0 KiB" in lines[0]
-    assert len(lines) == 2 + len(found.points) + len(found._notes())
+    assert len(lines) == 2 + len(found.points) + len(max_batch_notes(found))
     assert f"{found.refused[0].size} does not fit" in str(found)
     assert lines[-1].strip() == f"{found.compilations} compilations in all"
     assert repr(found) == f"<MaxBatch of 'step': {found.size} within 150.0 KiB>"

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from memjax.budget import budget_bytes, format_bytes
+from memjax.helpers.budget import budget_bytes, format_bytes
 
 
 @pytest.mark.parametrize(

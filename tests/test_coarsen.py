@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import io_callback
 
-from memjax.coarsen import SMALL_FRACTION, coarsen
-from memjax.cost import DeviceRates, node_flops, node_seconds
-from memjax.liveness import liveness
-from memjax.problem import Node
-from memjax.simulate import simulate
-from memjax.trace import trace
+from memjax.planning.problem import Node
+from memjax.planning.simulate import simulate
+from memjax.pricing.coarsen import SMALL_FRACTION, coarsen
+from memjax.pricing.cost import DeviceRates, node_flops, node_seconds
+from memjax.pricing.liveness import liveness
+from memjax.program.trace import trace
 from tests.programs import PLAIN_BACKEND, coarse_of, mlp, shape
 
 SQUARE = shape(16, 16)

@@ -9,18 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax import compile as compiling
-from memjax.backends import BACKENDS, KEEP_BARRIERS, Backend, backend_of
-from memjax.compile import (
+from memjax.emit import compile as compiling
+from memjax.emit.compile import (
     Footprint,
     Target,
     barriers_hold,
     compile_step,
     compiler_options,
-    flat_arguments,
     footprint,
-    leaf_placement,
 )
+from memjax.pricing.backends import BACKENDS, KEEP_BARRIERS, Backend, backend_of
+from memjax.program.signature import flat_arguments, leaf_placement
 from tests.programs import CPU, shape
 
 SQUARE = shape(64, 64)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from memjax.backends import BACKENDS, Backend
-from memjax.compile import footprint
-from memjax.cost import (
+from memjax.emit.compile import footprint
+from memjax.pricing.backends import BACKENDS, Backend
+from memjax.pricing.cost import (
     RATES,
     eqn_flops,
     inner_peak_bytes,
@@ -15,9 +15,9 @@ from memjax.cost import (
     reduced_transpose_bytes,
     workspace_bytes,
 )
-from memjax.liveness import liveness
-from memjax.primitives import COSTLY_FLOPS
-from memjax.trace import trace
+from memjax.pricing.liveness import liveness
+from memjax.program.primitives import COSTLY_FLOPS
+from memjax.program.trace import trace
 from tests.programs import shape
 
 CPU = BACKENDS["cpu"]

@@ -11,8 +11,8 @@ import pytest
 
 import memjax
 from memjax import _compat
-from memjax.dead import without_dead_work
-from memjax.trace import trace
+from memjax.program.dead import without_dead_work
+from memjax.program.trace import trace
 from tests.programs import primitives_of, run_program, shape
 
 W, X = jnp.eye(64) + 0.1, jnp.ones((256, 64))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from memjax import cli, doctor
+from memjax import cli
+from memjax.cli import examine as doctor
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import memjax
-from memjax.donation import match_donations, without_shared_buffers
-from memjax.trace import trace
+from memjax.program.donation import match_donations, without_shared_buffers
+from memjax.program.trace import trace
 from tests.programs import mlp, shape
 
 SQUARE = shape(8, 8)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import memjax
-from memjax.planners import AutoPlanner
+from memjax.planning.planners import AutoPlanner
 
 kind, case = getattr(AxisType, sys.argv[1]), sys.argv[2]
 mesh = jax.make_mesh((4,), ("d",), axis_types=(kind,))

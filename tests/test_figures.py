@@ -12,7 +12,7 @@ matplotlib.use("agg")
 from matplotlib.colors import to_rgb  # noqa: E402
 
 from memjax import figures  # noqa: E402
-from memjax.palette import AREAS, LINES, PHASES  # noqa: E402
+from memjax.view.palette import AREAS, LINES, PHASES  # noqa: E402
 from tests.seen import BUDGET, analysis, frontier, report  # noqa: E402
 
 MIB = 2**20

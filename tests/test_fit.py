@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 import memjax
-from memjax import cost
-from memjax.closed_loop import AS_IT_IS, Loop
-from memjax.compile import Target, barriers_hold, flat_arguments
-from memjax.donation import match_donations
-from memjax.fit import MAX_COMPILATIONS, find_floor, fit
-from memjax.planners import AutoPlanner, Planner
-from memjax.problem import Problem, Solution
-from memjax.residents import resident_bytes
-from memjax.stated import Footing, Stated
-from memjax.trace import trace
+from memjax.emit.compile import Target, barriers_hold
+from memjax.fitting.closed_loop import AS_IT_IS, Loop
+from memjax.fitting.fit import MAX_COMPILATIONS, find_floor, fit
+from memjax.fitting.stated import Footing, Stated
+from memjax.planning.planners import AutoPlanner, Planner
+from memjax.planning.problem import Problem, Solution
+from memjax.pricing import cost
+from memjax.pricing.residents import resident_bytes
+from memjax.program.donation import match_donations
+from memjax.program.signature import flat_arguments
+from memjax.program.trace import trace
 from memjax.xla.copies import copies_at_the_ends
 from tests.programs import CPU, mlp, shape
 
@@ -383,7 +384,7 @@ def test_a_given_plan_that_is_too_large_is_only_a_start(plain):
 def test_resident_bytes():
     """Weights 4 KiB each, given up; batch 32 KiB; the loss is 4 bytes."""
     loop = loop_for(Identity())
-    bytes_ = resident_bytes(loop.program, loop.target, loop.donations)
+    bytes_ = resident_bytes(loop.program, loop.target.arguments, loop.donations)
     assert bytes_ == 4 * 4096 + 256 * 32 * 4 + 4
 
 
@@ -392,8 +393,7 @@ def test_resident_bytes_without_donation_and_with_unused_arguments():
         return w @ w, w, 1.0
 
     program = trace(step, (shape(8, 8), shape(100)))
-    target = Target(CPU, (shape(8, 8), shape(100)))
-    assert resident_bytes(program, target, ()) == 3 * 256
+    assert resident_bytes(program, (shape(8, 8), shape(100)), ()) == 3 * 256
 
 
 def test_compiled_is_hardly_more_than_predicted():
@@ -453,7 +453,7 @@ def test_only_copies_of_the_programs_own_arguments_and_results_count():
 @pytest.mark.parametrize(("unused", "ways"), [(0, 1), (2**40, 2)])
 def test_donation_is_doubted_where_xla_packed_badly(monkeypatch, unused, ways):
     """A random step held 5 % more for giving up 5 kB, all of it between its buffers."""
-    monkeypatch.setattr("memjax.fit.fragmentation_bytes", lambda compiled: unused)
+    monkeypatch.setattr("memjax.fitting.fit.fragmentation_bytes", lambda compiled: unused)
     fitted = fit(loop_for(QUICK), 10 * plain_bytes())
     assert len(fitted.attempts) == ways
     assert fitted.chosen is min(fitted.attempts, key=lambda a: a.total_bytes)
@@ -462,7 +462,7 @@ def test_donation_is_doubted_where_xla_packed_badly(monkeypatch, unused, ways):
 @pytest.mark.parametrize("asked", [False, True])
 def test_donation_that_makes_the_program_larger_is_left_out(monkeypatch, asked):
     """Which it is depends on XLA's version; so copies are pretended, and bytes decide."""
-    monkeypatch.setattr("memjax.fit.copies_at_the_ends", lambda compiled: 2**40)
+    monkeypatch.setattr("memjax.fitting.fit.copies_at_the_ends", lambda compiled: 2**40)
     loop = loop_for(QUICK)
     loop.donation_is_asked = asked
     fitted = fit(loop, 10 * plain_bytes())

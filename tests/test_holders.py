@@ -10,12 +10,20 @@ import pytest
 
 import memjax
 from memjax.demo.gpt import Sizes, gpt_task
-from memjax.holders import Holder, Ledger, Share, attributed_fraction, by_line, by_module, by_phase
-from memjax.idle import IdleGap, idle_gaps
-from memjax.planners import AutoPlanner
-from memjax.problem import Node, Problem
-from memjax.residents import Resident
-from memjax.simulate import simulate
+from memjax.planning.planners import AutoPlanner
+from memjax.planning.problem import Node, Problem
+from memjax.planning.simulate import simulate
+from memjax.pricing.holders import (
+    Holder,
+    Ledger,
+    Share,
+    attributed_fraction,
+    by_line,
+    by_module,
+    by_phase,
+)
+from memjax.pricing.idle import IdleGap, idle_gaps
+from memjax.pricing.residents import Resident
 from tests.programs import coarse_of, mlp, shape
 from tests.seen import BUDGET, ROOMY, analysis, report
 

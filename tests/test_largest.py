@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memjax.largest import largest_within
+from memjax.helpers.largest import largest_within
 
 
 class Counted:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from memjax.liveness import SCALAR_BYTES, Gap, liveness
-from memjax.trace import trace
+from memjax.pricing.liveness import SCALAR_BYTES, Gap, liveness
+from memjax.program.trace import trace
 from tests.programs import shape
 
 SQUARE = shape(16, 16)

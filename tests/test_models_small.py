@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import memjax
-from memjax.planners import AutoPlanner
+from memjax.planning.planners import AutoPlanner
 
 WIDTH, HEADS, TOKENS, BATCH, VOCABULARY = 64, 4, 64, 8, 128
 

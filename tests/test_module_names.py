@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 import memjax
-from memjax.attribution import origins
-from memjax.module_names import nnx_scopes
-from memjax.trace import trace
+from memjax.pricing.attribution import origins
+from memjax.program.module_names import nnx_scopes
+from memjax.program.trace import trace
 from tests.programs import shape
 
 X = shape(4, 8)

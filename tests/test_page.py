@@ -14,9 +14,9 @@ from dataclasses import replace
 import pytest
 
 from memjax import page
-from memjax.holders import Holder
-from memjax.problem import Node, Problem
-from memjax.simulate import simulate
+from memjax.planning.problem import Node, Problem
+from memjax.planning.simulate import simulate
+from memjax.pricing.holders import Holder
 from tests.seen import BUDGET, analysis, report
 
 

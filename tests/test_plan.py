@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import given, settings
 
-from memjax.liveness import Gap
-from memjax.plan import (
+from memjax.emit.plan import (
     PLAN_VERSION,
     Fingerprint,
     Plan,
@@ -26,9 +25,10 @@ from memjax.plan import (
     plan_of_solution,
     schedule_of_plan,
 )
-from memjax.problem import Solution
-from memjax.simulate import InvalidPlan
-from memjax.trace import trace
+from memjax.planning.problem import Solution
+from memjax.planning.simulate import InvalidPlan
+from memjax.pricing.liveness import Gap
+from memjax.program.trace import trace
 from tests.programs import coarse_of, shape
 
 SQUARE = shape(16, 16)
@@ -327,9 +327,9 @@ def test_another_jax_version_alone_is_no_difference():
 
 SCRIPT = """
 import jax.numpy as jnp
-from memjax.plan import fingerprint
+from memjax.emit.plan import fingerprint
 from tests.programs import shape
-from memjax.trace import trace
+from memjax.program.trace import trace
 
 def three(x, a):
     y = jnp.sin(x @ a)

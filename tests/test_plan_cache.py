@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 import memjax
-from memjax.api import loop_for
-from memjax.plan import Plan, fingerprint
-from memjax.plan_cache import load_plan, plan_path, save_plan
-from memjax.planners import AutoPlanner, Planner
-from memjax.setup import cached_path, describe
-from memjax.trace import trace
+from memjax.emit.plan import Plan, fingerprint
+from memjax.emit.plan_cache import load_plan, plan_path, save_plan
+from memjax.fitting.budgeted import loop_for
+from memjax.fitting.setup import cached_path, describe
+from memjax.planning.planners import AutoPlanner, Planner
+from memjax.program.trace import trace
 from tests.programs import mlp, shape
 
 STEP, WEIGHTS, BATCH = mlp(width=32, batch=256, layers=4)
@@ -314,7 +314,7 @@ import sys
 from dataclasses import dataclass
 from typing import ClassVar
 import memjax
-from memjax.planners import Planner
+from memjax.planning.planners import Planner
 from tests.programs import mlp
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from memjax.prepare import (
+from memjax.program.prepare import (
     consume_early,
     merge_contracted,
     prepare,
     scatter_into_sum,
     swap_transposed_matmuls,
 )
-from memjax.trace import trace
+from memjax.program.trace import trace
 from tests.programs import mlp, primitives_of, run_program, shape
 
 INT = shape(dtype=jnp.int32)

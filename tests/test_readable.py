@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from memjax import brief
-from memjax.plan import Plan
-from memjax.problem import Node, Problem
-from memjax.simulate import simulate
+from memjax.emit.plan import Plan
+from memjax.helpers import brief
+from memjax.planning.problem import Node, Problem
+from memjax.planning.simulate import simulate
 from tests.seen import BUDGET, ROOMY, analysis, frontier, report
 
 SCREEN = 40

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import assume, given, settings
 from jax.experimental import io_callback
 
-from memjax.compile import Target, compile_step
-from memjax.rewrite import rewrite
-from memjax.segments import Segment, emitted_order, segments
-from memjax.simulate import simulate
-from memjax.trace import trace
+from memjax.emit.compile import Target, compile_step
+from memjax.emit.rewrite import rewrite
+from memjax.planning.simulate import simulate
+from memjax.pricing.segments import Segment, emitted_order, segments
+from memjax.program.trace import trace
 from tests.programs import (
     CPU,
     coarse_of,

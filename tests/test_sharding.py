@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import memjax
-from memjax.planners import AutoPlanner
+from memjax.planning.planners import AutoPlanner
 from tests.programs import mlp
 
 assert len(jax.devices()) == 2

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.signature import Call, Statics, as_tuple, resolve, weak_types
+from memjax.program.signature import Call, Statics, as_tuple, resolve, weak_types
 
 
 def resolve_statics(function: Any, argnums: Any, argnames: Any) -> Statics:

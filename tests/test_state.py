@@ -12,8 +12,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 import memjax
-from memjax.donation import match_donations
-from memjax.trace import trace
+from memjax.program.donation import match_donations
+from memjax.program.trace import trace
 from tests.programs import mlp, shape
 
 S = shape(8, 8)

@@ -9,8 +9,8 @@ import jax
 import pytest
 
 import memjax
-from memjax import stated
-from memjax.stated import MOST, Footing, Stated, stated_of
+from memjax.fitting import stated
+from memjax.fitting.stated import MOST, Footing, Stated, stated_of
 from tests.programs import mlp
 
 STEP, WEIGHTS, BATCH = mlp(width=32, batch=256, layers=4)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from memjax import _compat
-from memjax.trace import Constant, trace
+from memjax.program.eqns import Constant
+from memjax.program.trace import trace
 from tests.programs import primitives_of, run_program, shape
 
 X = shape(4)

@@ -9,8 +9,8 @@ import pytest
 import memjax
 from benchmarks import models
 from memjax import _compat
-from memjax.compile import footprint
-from memjax.holders import Holder, attributed_fraction
+from memjax.emit.compile import footprint
+from memjax.pricing.holders import Holder, attributed_fraction
 from memjax.xla import buffers_pb2 as pb
 from memjax.xla.flow import Flow
 from memjax.xla.held import held_at_peak
@@ -191,7 +191,7 @@ def test_xlas_peak_of_a_gpt_is_its_footprint_in_the_users_lines(budget):
 
 
 def _all_lines(found):
-    from memjax.holders import by_line
+    from memjax.pricing.holders import by_line
 
     return by_line((*found.values, *found.holders))
 

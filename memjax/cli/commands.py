@@ -118,7 +118,7 @@ def plan(
 def report_of(target: Any, budget: str, given: Any = None) -> Any:
     """The report of a step under a budget, with the settings of its own decorator if it has one."""
     from memjax.api import memory_budget
-    from memjax.budgeted import BudgetedStep
+    from memjax.fitting.budgeted import BudgetedStep
 
     step = target.step
     if isinstance(step, BudgetedStep):
@@ -168,7 +168,7 @@ def frontier(
 
 def _save_frontier(found: Any, path: str) -> None:
     try:
-        from memjax import figures
+        from memjax.view import figures
     except ImportError as error:
         hint = "pip install 'memjax[viz]'"
         raise BadInput(f"figures need {error.name}: {hint}") from error

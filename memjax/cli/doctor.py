@@ -20,7 +20,7 @@ def doctor(as_json: bool) -> int:
 
     Exit code 1 if something is wrong.
     """
-    from memjax.doctor import examine
+    from memjax.cli.examine import examine
 
     with working("examining"):
         findings = examine()

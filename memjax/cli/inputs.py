@@ -37,7 +37,7 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse what is no budget; a percentage needs a device, and is read later."""
-        from memjax.budget import budget_bytes
+        from memjax.helpers.budget import budget_bytes
 
         text = str(value).strip()
         try:
@@ -144,7 +144,7 @@ def load_target(step_spec: str, arguments_spec: str) -> Target:
     Raises:
         BadInput: they cannot be loaded, or do not fit together.
     """
-    from memjax.arguments import as_arguments
+    from memjax.program.arguments import as_arguments
 
     step = load_step(step_spec)
     args, kwargs = as_arguments(_made(arguments_spec))
@@ -169,7 +169,7 @@ def _kind(argument: Any) -> str:
 def _made(spec: str) -> Any:
     import jax
 
-    from memjax.arguments import shapes_of
+    from memjax.program.arguments import shapes_of
 
     made = load(spec)
     if not callable(made) or isinstance(made, (tuple, dict)):
@@ -204,8 +204,8 @@ def load_plan_file(path: str) -> Any:
     Raises:
         BadInput: there is none that can be read.
     """
-    from memjax.plan import Plan
-    from memjax.simulate import InvalidPlan
+    from memjax.emit.plan import Plan
+    from memjax.planning.simulate import InvalidPlan
 
     wrong = f"{path} is no plan file, as memjax plan --output writes: "
     try:
@@ -268,7 +268,7 @@ def where_tracing_failed(error: BaseException) -> str | None:
     Returns:
         None where it came up elsewhere; an empty text where no line is the user's.
     """
-    from memjax import trace
+    from memjax.program import trace
 
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename == trace.__file__ and frame.name == "trace":

@@ -12,7 +12,7 @@ from memjax.cli.inputs import BadInput, Target, load_plan_file, load_target, wri
 from memjax.cli.progress import working
 
 if TYPE_CHECKING:
-    from memjax.trace import Program
+    from memjax.program.eqns import Program
 
 
 @click.command()
@@ -29,7 +29,7 @@ def show(
     With STEP and ARGUMENTS the eqns have names and source lines, and the page is that of the
     full report, for which the plan is compiled.
     """
-    from memjax.plan_text import plan_lines, plan_page
+    from memjax.view.plan_text import plan_lines, plan_page
 
     plan = load_plan_file(plan_file)
     target = _optional_target(step, arguments)
@@ -57,7 +57,7 @@ def show(
 @as_json_option
 def diff(first: str, second: str, step: str | None, arguments: str | None, as_json: bool) -> None:
     """Compare two plan files. With STEP and ARGUMENTS the eqns have names and source lines."""
-    from memjax.plan_text import difference, difference_lines
+    from memjax.view.plan_text import difference, difference_lines
 
     one, two = load_plan_file(first), load_plan_file(second)
     target = _optional_target(step, arguments)
@@ -84,7 +84,7 @@ def _program_of(target: Target, plan: Any) -> Program:
     Raises:
         InvalidPlan: the plan is for another program.
     """
-    from memjax.api import loop_for
+    from memjax.fitting.budgeted import loop_for
 
     with working("tracing"):
         loop, _ = loop_for(target.step, target.args, target.kwargs)

@@ -22,8 +22,8 @@ import numpy as np
 from jax import lax
 
 from memjax import _compat
-from memjax.nests import Body, Nest
-from memjax.trace import Constant, Eqn, Operand, Program, program_of_jaxpr
+from memjax.program.eqns import Body, Constant, Eqn, Nest, Operand, Program
+from memjax.program.trace import program_of_jaxpr
 
 ZERO = Constant(np.int32(0))
 INDEX = jax.typeof(ZERO.value)

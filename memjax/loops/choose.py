@@ -22,18 +22,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from memjax.coarsen import Coarse
 from memjax.loops.decisions import Decisions, Inside, with_insides
 from memjax.loops.menu import Variant, variants
 from memjax.loops.pairs import find_pairs
 from memjax.loops.transform import LoopPlan, transform
-from memjax.nests import Nest
-from memjax.planners import Planner
-from memjax.price import Pricer
-from memjax.problem import Problem, Solution
-from memjax.segments import emitted_timeline
-from memjax.simulate import Timeline
-from memjax.trace import Program
+from memjax.planning.planners import Planner
+from memjax.planning.problem import Problem, Solution
+from memjax.planning.simulate import Timeline
+from memjax.pricing.coarsen import Coarse
+from memjax.pricing.price import Pricer
+from memjax.pricing.segments import emitted_timeline
+from memjax.program.eqns import Nest, Program
 
 EARLIER_LINKS = 2
 """How many cheaper links compete with the first that meets the target by itself."""

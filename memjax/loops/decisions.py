@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from memjax.checked import Index
+from memjax.helpers.checked import Index
 from memjax.loops.transform import LoopPlan, transform
-from memjax.nests import Body
-from memjax.trace import Program
+from memjax.program.eqns import Body, Program
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from memjax.loops.builder import Level, Ref, Source
 from memjax.loops.pairs import Scan
-from memjax.trace import Eqn, Operand
+from memjax.program.eqns import Eqn, Operand
 
 
 @dataclass

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
-from memjax import cost
-from memjax.liveness import liveness
 from memjax.loops.pairs import Pair
 from memjax.loops.residuals import Cut, cuts, joint_body, near_cuts
 from memjax.loops.transform import LoopPlan, transform
-from memjax.price import Pricer
-from memjax.trace import Program
+from memjax.pricing import cost
+from memjax.pricing.liveness import liveness
+from memjax.pricing.price import Pricer
+from memjax.program.eqns import Program
 
 MOST_SPLITS = 4
 """Levels of chunks that are tried; with four, 16,000 iterations hold some 7 + 7 + 7 + 7 + 7."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from memjax.attribution import origins, output_origin
-from memjax.budget import format_bytes
-from memjax.coarsen import Coarse
+from memjax.helpers.budget import format_bytes
 from memjax.loops.decisions import Inside
 from memjax.loops.pairs import Pair, find_pairs
 from memjax.loops.transform import LoopPlan
-from memjax.trace import Eqn, Program
+from memjax.pricing.attribution import origins, output_origin
+from memjax.pricing.coarsen import Coarse
+from memjax.program.eqns import Eqn, Program
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from memjax.nests import nest_of
-from memjax.trace import Eqn, Operand, Program
+from memjax.pricing.nests import nest_of
+from memjax.program.eqns import Eqn, Operand, Program
 
 
 @dataclass(frozen=True)

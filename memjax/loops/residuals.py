@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from memjax.liveness import LivenessGraph, liveness
 from memjax.loops.pairs import Pair, Scan
-from memjax.trace import Eqn, Operand, Program
+from memjax.pricing.liveness import LivenessGraph, liveness
+from memjax.program.eqns import Eqn, Operand, Program
 
 MOST_CUTS = 32
 """Corners of the hull that are looked for; a guess: neighbours differ little beyond that."""

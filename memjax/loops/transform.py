@@ -29,11 +29,12 @@ import jax
 import numpy as np
 from jax import lax
 
-from memjax.checked import Count, Index
+from memjax.helpers.checked import Count, Index
 from memjax.loops.builder import ZERO, Level, Ref, Source, type_of
 from memjax.loops.iteration import Iteration
 from memjax.loops.pairs import Pair, Scan, find_pairs
-from memjax.trace import Constant, Eqn, Operand, Program, without_dead
+from memjax.program.eqns import Constant, Eqn, Operand, Program
+from memjax.program.trace import without_dead
 
 
 @dataclass(frozen=True)

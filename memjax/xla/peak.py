@@ -18,10 +18,11 @@ from typing import Any
 
 import jax
 
-from memjax.attribution import Origin, argument_origins, module_of_op_name, phase_of_op_name
-from memjax.budget import format_bytes
-from memjax.holders import Holder, Ledger, Share, by_line, by_module, by_phase
-from memjax.source_lines import is_own_file, is_package_file, is_user_file, line_text
+from memjax.helpers import looks
+from memjax.helpers.budget import format_bytes
+from memjax.pricing.attribution import Origin, argument_origins, module_of_op_name, phase_of_op_name
+from memjax.pricing.holders import Holder, Ledger, Share, by_line, by_module, by_phase
+from memjax.program.source_lines import is_own_file, is_package_file, is_user_file, line_text
 from memjax.xla.flow import Names, sources
 from memjax.xla.held import HeldBuffer, HeldBuffers, buffers_of
 
@@ -75,9 +76,7 @@ class XlaPeak:
 
     def text(self, most: int | None = None) -> str:
         """What is held, with at most so many rows; None for all."""
-        from memjax.text import xla_text
-
-        return xla_text(self, most)
+        return looks.text(self, most)
 
     def by_line(self) -> tuple[Share, ...]:
         """Bytes by the user's line, largest first."""
@@ -98,7 +97,7 @@ def xla_peak(
     """What is held at XLA's peak; None where XLA does not say, or protobuf is not installed.
 
     Args:
-        compiled: made from the ledger's program by `memjax.rewrite`.
+        compiled: made from the ledger's program by `memjax.emit.rewrite`.
         ledger: where the program's values come from.
         predicted: what is held at the predicted peak.
     """

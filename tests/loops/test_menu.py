@@ -14,17 +14,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from memjax import cost
-from memjax.backends import BACKENDS
 from memjax.loops.choose import BOUND_SLACK
 from memjax.loops.menu import best_chunks, runs_of_carries, stacks_bytes, variants
 from memjax.loops.pairs import find_pairs
 from memjax.loops.residuals import Cut, JointBody, cuts, joint_body, near_cuts
 from memjax.loops.transform import transform
-from memjax.nests import look_inside
-from memjax.prepare import prepare
-from memjax.price import Pricer
-from memjax.trace import Program, trace
+from memjax.pricing import cost
+from memjax.pricing.backends import BACKENDS
+from memjax.pricing.nests import look_inside
+from memjax.pricing.price import Pricer
+from memjax.program.eqns import Program
+from memjax.program.prepare import prepare
+from memjax.program.trace import trace
 
 PRICER = Pricer(BACKENDS["cpu"], cost.rates_of("cpu"))
 

@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import memjax
-from memjax.plan import Plan
+from memjax.emit.plan import Plan
 
 LAYERS, ROWS, WIDTH = 16, 256, 32
 SHAPES = (

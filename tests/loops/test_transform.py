@@ -14,19 +14,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from memjax import cost
-from memjax.backends import BACKENDS
+from memjax.emit.rewrite import rewrite
 from memjax.loops.choose import Chooser
 from memjax.loops.pairs import Pair, find_pairs
 from memjax.loops.residuals import cuts, joint_body
 from memjax.loops.transform import LoopPlan, transform
-from memjax.nests import look_inside
-from memjax.planners import Planner, get_planner
-from memjax.prepare import prepare
-from memjax.price import Pricer
-from memjax.problem import Problem, Solution
-from memjax.rewrite import rewrite
-from memjax.trace import Program, trace
+from memjax.planning.planners import Planner, get_planner
+from memjax.planning.problem import Problem, Solution
+from memjax.pricing import cost
+from memjax.pricing.backends import BACKENDS
+from memjax.pricing.nests import look_inside
+from memjax.pricing.price import Pricer
+from memjax.program.eqns import Program
+from memjax.program.prepare import prepare
+from memjax.program.trace import trace
 
 PRICER = Pricer(BACKENDS["cpu"], cost.rates_of("cpu"))
 ROWS, WIDTH = 2, 3

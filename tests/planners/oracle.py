@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from random import Random
 
-from memjax.problem import Node, Problem
+from memjax.planning.problem import Node, Problem
 
 State = tuple[int, int, frozenset[int]]
 

@@ -6,9 +6,9 @@ from random import Random
 import pytest
 from oracle import random_problem
 
-from memjax.planners.copies import Operations, Runs, excess_of, pruned
-from memjax.problem import Node, Problem, schedule_cost
-from memjax.simulate import simulate
+from memjax.planning.planners.copies import Operations, Runs, excess_of, pruned
+from memjax.planning.problem import Node, Problem, schedule_cost
+from memjax.planning.simulate import simulate
 
 
 def problem_of(seed, nodes):

@@ -6,9 +6,9 @@ from functools import cache
 import pytest
 from oracle import cheapest, random_problem
 
-from memjax.planners import ExactPlanner
-from memjax.problem import Node, Problem, Solution
-from memjax.simulate import simulate
+from memjax.planning.planners import ExactPlanner
+from memjax.planning.problem import Node, Problem, Solution
+from memjax.planning.simulate import simulate
 
 
 def small_problem(seed):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from oracle import random_problem
 
-from memjax.planners.copies import Operations, Runs
-from memjax.planners.mincut import CutSearch, cut
-from memjax.problem import Node, Problem, schedule_cost
-from memjax.simulate import simulate
+from memjax.planning.planners.copies import Operations, Runs
+from memjax.planning.planners.mincut import CutSearch, cut
+from memjax.planning.problem import Node, Problem, schedule_cost
+from memjax.planning.simulate import simulate
 
 
 def any_schedule(problem, random):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from oracle import random_problem
 
-from memjax.planners.orders import Orders
-from memjax.simulate import simulate
+from memjax.planning.planners.orders import Orders
+from memjax.planning.simulate import simulate
 
 
 def without_in_place(problem):
@@ -43,7 +43,7 @@ def test_bytes_after_moves_are_the_simulators(seed):
 def test_finds_the_order_of_two_branches():
     # Two branches make 9 bytes each and shrink them to 1. In the given order both are large at
     # once (9 + 9 + 1); one after the other it is 9 + 1 + 1.
-    from memjax.problem import Node, Problem
+    from memjax.planning.problem import Node, Problem
 
     nodes = (
         Node(1.0, (), (0,)),

@@ -7,10 +7,10 @@ from random import Random
 import pytest
 from oracle import random_problem
 
-from memjax.planners.copies import Operations, Runs, excess_of
-from memjax.planners.orders import annealed, expanded
-from memjax.planners.placing import Settling, inserted
-from memjax.simulate import simulate
+from memjax.planning.planners.copies import Operations, Runs, excess_of
+from memjax.planning.planners.orders import annealed, expanded
+from memjax.planning.planners.placing import Settling, inserted
+from memjax.planning.simulate import simulate
 
 
 def drawn(seed, in_place=True):

@@ -17,13 +17,19 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from oracle import cheapest, random_problem
 
-from memjax.planners import AutoPlanner, ExactPlanner, ReorderPlanner, frontier, get_planner
-from memjax.planners.incremental import Schedule
-from memjax.planners.lowering import Lowering
-from memjax.planners.relaxation import relax
-from memjax.planners.seeds import runs_of
-from memjax.problem import Node, Problem, Solution
-from memjax.simulate import simulate
+from memjax.planning.planners import (
+    AutoPlanner,
+    ExactPlanner,
+    ReorderPlanner,
+    frontier,
+    get_planner,
+)
+from memjax.planning.planners.incremental import Schedule
+from memjax.planning.planners.lowering import Lowering
+from memjax.planning.planners.relaxation import relax
+from memjax.planning.planners.seeds import runs_of
+from memjax.planning.problem import Node, Problem, Solution
+from memjax.planning.simulate import simulate
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 graphs = pytest.importorskip("graphs")
@@ -208,8 +214,8 @@ SCRIPT = """
 import sys
 sys.path[:0] = sys.argv[1:]
 from oracle import random_problem
-from memjax.planners import AutoPlanner, ReorderPlanner
-from memjax.simulate import simulate
+from memjax.planning.planners import AutoPlanner, ReorderPlanner
+from memjax.planning.simulate import simulate
 for seed in range(6):
     problem = random_problem(seed, 14, plain=True)
     budget = int(0.8 * simulate(problem, range(14)).peak_bytes)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from memjax.planners import AutoPlanner, ExactPlanner
-from memjax.problem import Problem, Solution
-from memjax.simulate import simulate
+from memjax.planning.planners import AutoPlanner, ExactPlanner
+from memjax.planning.problem import Problem, Solution
+from memjax.planning.simulate import simulate
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 graphs = pytest.importorskip("graphs")
@@ -54,8 +54,8 @@ def test_train_steps_are_close_to_the_bound(share):
 
 def test_never_dearer_than_keeping_block_inputs():
     # Per-block checkpointing of a GPT keeps what enters each block, and nothing else.
-    from memjax.planners.incremental import Schedule
-    from memjax.planners.seeds import forward_of, rules, runs_of
+    from memjax.planning.planners.incremental import Schedule
+    from memjax.planning.planners.seeds import forward_of, rules, runs_of
 
     problem = graphs.gpt(3)
     forward = forward_of(problem, Schedule(problem))

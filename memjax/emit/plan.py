@@ -1,0 +1,374 @@
+"""A plan: what is recomputed where, in terms of a program's own eqns.
+
+In: a `Solution` and the `Coarse` problem that it solves. Out: a `Plan`, which compares, is saved
+as JSON, and turns into a schedule again for the same program.
+
+A plan belongs to one program. It carries that program's `Fingerprint`, and refuses any
+other, naming the first thing that differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import jax
+import msgspec
+
+from memjax.helpers import looks
+from memjax.helpers.budget import format_bytes
+from memjax.helpers.checked import Index
+from memjax.loops.decisions import Decisions, Inside
+from memjax.loops.transform import LoopPlan
+from memjax.planning.problem import Solution
+from memjax.planning.simulate import InvalidPlan, simulate
+from memjax.pricing.coarsen import Coarse
+from memjax.pricing.liveness import Gap
+from memjax.program.eqns import Program
+
+if TYPE_CHECKING:
+    import pandas
+
+PLAN_VERSION = 3
+"""Raised whenever a saved plan would be read differently."""
+
+MOST_CHARACTERS = 2**26
+"""Longer texts are refused unread: a thousand times the plan of a model of 50 layers."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a plan remembers of its program.
+
+    Attributes:
+        name: of the step.
+        arguments: `name: type` of each flat argument.
+        eqns: how many there are.
+        digest: of every primitive, type and operand.
+        jax_version: what traced it; compared only to explain a difference.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    eqns: Index
+    digest: str
+    jax_version: str = field(compare=False)
+
+    def difference(self, other: Fingerprint) -> str | None:
+        """What sets `other` apart from this one, in words; None where nothing does."""
+        if self == other:
+            return None
+        for mine, its in zip(self.arguments, other.arguments, strict=False):
+            if mine != its:
+                return f"the plan's program takes {mine}, this one {its}"
+        if len(self.arguments) != len(other.arguments):
+            return (
+                f"the plan's program takes {len(self.arguments)} arrays, "
+                f"this one {len(other.arguments)}"
+            )
+        if self.jax_version != other.jax_version:
+            return (
+                f"the plan's program was traced by jax {self.jax_version}, "
+                f"this one by {other.jax_version}, which traces it differently"
+            )
+        if self.eqns != other.eqns:
+            return f"the plan's program has {self.eqns} eqns, this one {other.eqns}"
+        return f"the plan is for {self.name!r}, this is {other.name!r} with other eqns"
+
+
+def fingerprint(program: Program) -> Fingerprint:
+    """The fingerprint of a program; the same in every process."""
+    digest = hashlib.sha256()
+    for eqn in program.eqns:
+        types = ",".join(program.avals[v].str_short() for v in eqn.outputs)
+        reads = ",".join(str(v) for v in eqn.inputs if isinstance(v, int))
+        digest.update(f"{eqn.primitive}({reads})->{eqn.outputs}:{types};".encode())
+    arguments = tuple(
+        f"{name}: {program.avals[value].str_short()}"
+        for name, value in zip(program.argument_names, program.arguments, strict=True)
+    )
+    return Fingerprint(
+        name=program.name,
+        arguments=arguments,
+        eqns=len(program.eqns),
+        digest=digest.hexdigest(),
+        jax_version=jax.__version__,
+    )
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """Eqns that run again, in this order, before the first run of eqn `before`."""
+
+    before: Index
+    eqns: tuple[Index, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions for one program and budget.
+
+    Attributes:
+        program: the fingerprint of the program it was made for.
+        budget_bytes: what it was made for.
+        predicted_bytes: the footprint by memjax's own count.
+        recomputations: in the order in which they run. What none of them names is kept.
+        overhead: predicted seconds of recomputation over those of the plain step.
+        bound_overhead: no plan at this order has less, by the planner's proof; None if
+            it proved nothing.
+        planner: who made it.
+        first_runs: eqns in the order of their first runs; empty for the program's own order.
+        loops: what happens to pairs of scans. Eqns above are those of the program that this
+            makes.
+        insides: decisions for the bodies of that program's eqns.
+    """
+
+    program: Fingerprint
+    budget_bytes: Index
+    predicted_bytes: Index
+    recomputations: tuple[Recomputation, ...] = ()
+    first_runs: tuple[Index, ...] = ()
+    overhead: float = 0.0
+    bound_overhead: float | None = None
+    planner: str = "identity"
+    loops: tuple[LoopPlan, ...] = ()
+    insides: tuple[Inside, ...] = ()
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether the program is run in another way than it was written."""
+        return bool(self.recomputations or self.first_runs or self.loops or self.insides)
+
+    def decides_like(self, other: Plan) -> bool:
+        """Whether two plans make the same program."""
+        mine = (self.recomputations, self.first_runs, self.loops, self.insides)
+        return mine == (other.recomputations, other.first_runs, other.loops, other.insides)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Plan for {self.program.name!r}: {len(self.recomputations)} segments, "
+            f"{format_bytes(self.predicted_bytes)} of {format_bytes(self.budget_bytes)}>"
+        )
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, most: int | None = 10) -> str:
+        """As `str`, with at most so many segments; None for all."""
+        return looks.text(self, most)
+
+    def _repr_html_(self) -> str:
+        return looks.html(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each eqn that runs again, in order: its segment, and before which eqn."""
+        return looks.to_pandas(self)
+
+    def summary(self) -> str:
+        """The plan in one line."""
+        return looks.summary(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values that JSON can write; what `to_json` writes."""
+        return {"memjax_plan": PLAN_VERSION, **asdict(self)}
+
+    def to_json(self) -> str:
+        """The plan as JSON text, for `from_json`."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan that `to_json` wrote.
+
+        Raises:
+            InvalidPlan: the text is cut off, is not a plan, or is of another version. Whether
+                a plan can be carried out only its program can tell.
+        """
+        if len(text) > MOST_CHARACTERS:
+            raise InvalidPlan(f"not a plan: {len(text)} characters, which no plan has")
+        try:
+            content = json.loads(
+                text, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_number
+            )
+        except (ValueError, RecursionError) as error:
+            raise InvalidPlan(f"not a plan: the JSON breaks off or is damaged ({error})") from error
+        version = content.pop("memjax_plan", None) if isinstance(content, dict) else None
+        if version is None:
+            raise InvalidPlan("not a plan: the JSON has no field `memjax_plan`")
+        if type(version) is not int or version != PLAN_VERSION:
+            raise InvalidPlan(
+                f"the plan has format version {version}, this memjax reads {PLAN_VERSION}; "
+                "plan again with this version"
+            )
+        return _plan_of(content)
+
+
+def check_program(plan: Plan, program: Program) -> None:
+    """Refuse a plan that was made for another program.
+
+    Raises:
+        InvalidPlan: with the first thing that differs.
+    """
+    difference = plan.program.difference(fingerprint(program))
+    if difference:
+        raise InvalidPlan(f"the plan was made for another program: {difference}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a field is there twice")
+    return content
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON's")
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _plan_of(content: dict[str, Any]) -> Plan:
+    expected = {f.name for f in fields(Plan)}
+    if set(content) != expected:
+        odd = sorted(expected ^ set(content))
+        raise InvalidPlan(f"not a plan: fields are missing or unknown: {', '.join(odd)}")
+    try:
+        plan = msgspec.convert(content, Plan)
+        same = json.loads(json.dumps(asdict(plan))) == content
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InvalidPlan(f"not a plan: {error}") from error
+    if not same:  # of the objects in it, msgspec passes over what it does not know
+        raise InvalidPlan("not a plan: an object in it has missing or unknown fields")
+    return plan
+
+
+def plan_of_solution(
+    coarse: Coarse,
+    solution: Solution,
+    budget_bytes: int,
+    predicted_bytes: int,
+    decisions: Decisions | None = None,
+    plain: Coarse | None = None,
+) -> Plan:
+    """Name a solution's decisions by the program's eqns.
+
+    Args:
+        coarse: the problem that was solved.
+        solution: what the planner says.
+        budget_bytes: what it was made for.
+        predicted_bytes: the peak of the schedule as it is emitted.
+        decisions: about loops, which made the problem.
+        plain: the problem of the program before that; None for the same.
+
+    Raises:
+        InvalidPlan: the solution is no valid schedule, or changes the order of effects.
+    """
+    timeline = simulate(coarse.problem, solution)
+    plain = plain or coarse
+    plain_seconds = plain.problem.total_cost
+    overhead = timeline.cost / plain_seconds - 1 if plain_seconds else 0.0
+    bound = None
+    if solution.bound_cost is not None and plain_seconds and math.isfinite(solution.bound_cost):
+        bound = solution.bound_cost / plain_seconds - 1
+        if overhead >= 0:  # else changed loops spare more than they add
+            bound = max(0.0, bound)
+    decisions = decisions or Decisions()
+    return Plan(
+        program=fingerprint(plain.graph.program),
+        budget_bytes=budget_bytes,
+        predicted_bytes=predicted_bytes,
+        recomputations=_recomputations(coarse, solution.order),
+        first_runs=_first_runs(coarse, solution.order),
+        overhead=overhead,
+        bound_overhead=bound,
+        planner=solution.planner,
+        loops=decisions.loops,
+        insides=decisions.insides,
+    )
+
+
+def _first_runs(coarse: Coarse, order: Sequence[int]) -> tuple[int, ...]:
+    """Eqns in the order of their first runs; empty where that is the program's."""
+    eqns = tuple(coarse.eqn_of_node[node] for node in dict.fromkeys(order))
+    program = coarse.graph.program
+    effects = [e for e in eqns if program.eqns[e].has_effects]
+    if effects != sorted(effects):
+        raise InvalidPlan(f"eqn {effects[0]} has effects, which must keep their order")
+    return () if eqns == coarse.eqn_of_node else eqns
+
+
+def _recomputations(coarse: Coarse, order: Sequence[int]) -> tuple[Recomputation, ...]:
+    result = []
+    pending: list[int] = []
+    seen: set[int] = set()
+    for node in order:
+        eqn = coarse.eqn_of_node[node]
+        if node in seen:
+            pending.append(eqn)
+        elif pending:
+            result.append(Recomputation(eqn, tuple(pending)))
+            pending = []
+        seen.add(node)
+    return tuple(result)
+
+
+def schedule_of_plan(coarse: Coarse, plan: Plan) -> tuple[int, ...]:
+    """The schedule of a plan, as node indices.
+
+    Args:
+        coarse: the problem of the program that the plan's decisions about loops make.
+        plan: for the same program.
+
+    Raises:
+        InvalidPlan: the plan is for another program, or names eqns that cannot run there.
+    """
+    if not plan.loops and not plan.insides:
+        check_program(plan, coarse.graph.program)
+    before = {r.before: r.eqns for r in plan.recomputations}
+    first_runs = plan.first_runs or coarse.eqn_of_node
+    lost = sorted(before.keys() - set(first_runs))
+    if lost or len(before) < len(plan.recomputations):
+        which = f"before eqn {lost[0]}, which stores nothing" if lost else "twice before one eqn"
+        raise InvalidPlan(f"the plan recomputes {which}")
+    eqns: list[int] = []
+    for eqn in first_runs:
+        eqns += [*before.get(eqn, ()), eqn]
+    for eqn in eqns:
+        if eqn not in coarse.node_of_eqn:
+            raise InvalidPlan(f"the plan runs eqn {eqn}, which stores nothing")
+    order = tuple(coarse.node_of_eqn[eqn] for eqn in eqns)
+    simulate(coarse.problem, order)
+    return order
+
+
+def decisions(coarse: Coarse, order: Sequence[int]) -> dict[Gap, str]:
+    """What a schedule does in each idle gap: `"keep"` or `"recompute"`.
+
+    Gaps of values that take no bytes of the problem (arguments, results) are left out.
+    """
+    place: dict[int, int] = {}
+    again: dict[int, list[int]] = {}
+    for position, node in enumerate(order):
+        if node in place:
+            again.setdefault(node, []).append(position)
+        place.setdefault(node, position)
+    result = {}
+    end = len(order)
+    for value, program_value in enumerate(coarse.value_of):
+        if not coarse.problem.value_bytes[value]:
+            continue
+        runs = again.get(coarse.problem.producer[value], [])
+        for gap in coarse.graph.gaps(program_value):
+            start = place[coarse.node_of_eqn[gap.start - 1]]
+            stop_node = coarse.node_of_eqn.get(gap.stop)
+            stop = end if stop_node is None else place[stop_node]
+            rerun = any(start < position < stop for position in runs)
+            result[gap] = "recompute" if rerun else "keep"
+    return result

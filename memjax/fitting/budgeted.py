@@ -1,0 +1,363 @@
+"""A step under a memory budget: what a call of it does.
+
+In: a step and its settings. Out: `BudgetedStep`, which keeps one `Entry` for each signature of
+its arguments: the compiled program, its plan and its report.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+import types
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+
+from memjax import _compat
+from memjax.emit.plan import Plan
+from memjax.fitting.advice import explained
+from memjax.fitting.closed_loop import BudgetInfeasible, Fitted, Loop
+from memjax.fitting.methods import method_of, settings_of_method
+from memjax.fitting.report import (
+    Report,
+    make_report,
+)
+from memjax.fitting.setup import (
+    Settings,
+    decide_donations,
+    device_of,
+    fit_with_cache,
+    given_up,
+    make_loop,
+    resolved,
+    trace_call,
+)
+from memjax.helpers.budget import budget_bytes
+from memjax.program.donation import Donation, without_shared_buffers
+from memjax.program.signature import Call, Statics, as_tuple, committed, leaf_placement, weak_types
+from memjax.program.trace import step_name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was made for one signature.
+
+    Attributes:
+        tree: structure of the dynamic arguments.
+        static: the static ones.
+        context: what of JAX's own state it was made under.
+        weak: which leaves are of weak type, where a compiled program does not check that.
+        committed: which leaves insist on their devices, where there are several; no compiled
+            program checks that.
+        run: the compiled program, of flat leaves.
+        out_tree: structure of the result.
+        donated: indices of the leaves that a call gives up.
+        fitted: how it came about.
+        budget_bytes: what it was made for.
+    """
+
+    tree: Any
+    static: tuple[tuple[int | str, type, Hashable], ...]
+    context: Hashable
+    weak: tuple[bool, ...] | None
+    committed: tuple[bool, ...] | None
+    run: Callable[..., Any]
+    out_tree: Any
+    donated: tuple[int, ...]
+    fitted: Fitted
+    budget_bytes: int
+
+    def given_up(self, leaves: Sequence[Any]) -> bool:
+        """Whether an earlier call, or this one, took the first of the donated leaves.
+
+        A call that fails takes all of them or none, so one tells which it was, and costs a
+        call less than all would.
+        """
+        return bool(self.donated) and _compat.is_deleted(leaves[self.donated[0]])
+
+
+@dataclass
+class Made:
+    """What a step made so far, by signature, and who is making more."""
+
+    entries: dict[Hashable, Entry] = field(default_factory=dict)
+    making: dict[Hashable, threading.RLock] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    newest: Entry | None = None
+
+
+class BudgetedStep:
+    """A step under a memory budget; made by `memory_budget`."""
+
+    def __init__(self, step: Callable[..., Any], settings: Settings) -> None:
+        if not callable(step):
+            raise TypeError(f"memory_budget decorates a function, not {step!r}")
+        if isinstance(step, (staticmethod, classmethod)):
+            raise TypeError("put @staticmethod or @classmethod above @memory_budget, not below")
+        functools.update_wrapper(self, step, updated=())
+        self._step = step
+        self._settings = resolved(settings, step)
+        self._statics = Statics(
+            as_tuple(self._settings.static_argnums), as_tuple(self._settings.static_argnames)
+        )
+        self._made = Made()
+        self._methods: dict[int, BudgetedStep] = {}
+        self._bound: tuple[BudgetedStep, Any] | None = None
+        self._leading: tuple[Any, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<{self._name!r} within {self._settings.budget!r}>"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> BudgetedStep:
+        """Bind to an instance, as a method: see `memory_budget`."""
+        if instance is None:
+            return self
+        is_argument = _compat.is_pytree(instance) and 0 not in self._statics.argnums
+        bound = (self if is_argument else self._method_of(instance))._copy()
+        bound._bound = self, instance
+        if is_argument:
+            bound._leading = (instance,)
+            bound.__dict__["__wrapped__"] = types.MethodType(self._step, instance)
+        return bound
+
+    def _method_of(self, instance: Any) -> BudgetedStep:
+        """What all that is bound to an instance shares; gone when the instance is."""
+        key = id(instance)  # not its hash: modules that hold arrays have none
+        with self._made.lock:
+            if key in self._methods:
+                return self._methods[key]
+            settings = settings_of_method(self._settings, self._step)
+            try:
+                weakref.finalize(instance, self._methods.pop, key, None)
+            except TypeError:  # of `__slots__`: what was made lives with what is bound
+                return BudgetedStep(types.MethodType(self._step, instance), settings)
+            method = BudgetedStep(method_of(self._step, instance), settings)
+            self._methods[key] = method
+            return method
+
+    def _copy(self) -> BudgetedStep:
+        """Another step that shares what was made."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def changed(self, **settings: Any) -> BudgetedStep:
+        """The same step under other settings, with plans of its own."""
+        other = BudgetedStep(self._step, replace(self._settings, **settings))
+        other._bound, other._leading = self._bound, self._leading
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the step and its settings, for plans to be made again."""
+        if self._bound is not None:
+            return BudgetedStep.__get__, self._bound
+        return BudgetedStep, (self._step, self._settings)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BudgetedStep:
+        """An independent step, with a deep copy of the instance that it is bound to."""
+        if self._bound is not None:
+            step, instance = self._bound
+            return step.__get__(copy.deepcopy(instance, memo))
+        return BudgetedStep(copy.deepcopy(self._step, memo), self._settings)
+
+    @property
+    def _name(self) -> str:
+        return step_name(self._step)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the step. Arguments that were donated are gone afterwards.
+
+        Raises:
+            BudgetInfeasible: at the first call with these shapes, if no plan fits.
+            RuntimeError: an argument was given up to an earlier call.
+        """
+        args = (*self._leading, *args)
+        call = self._statics.split(args, kwargs)
+        entry = self._made.newest
+        if (
+            entry is None
+            or call.tree != entry.tree
+            or call.static != entry.static
+            or _compat.call_context() != entry.context
+            or (entry.weak is not None and weak_types(call.leaves) != entry.weak)
+            or (entry.committed is not None and committed(call.leaves) != entry.committed)
+        ):
+            return self._slow_call(call, args, kwargs)
+        was_gone = entry.given_up(call.leaves)
+        try:
+            flat = entry.run(*call.leaves)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if not was_gone and entry.given_up(call.leaves):
+                raise  # it ran, and failed
+            return self._retry(call, args, kwargs, entry, error)
+        return jax.tree_util.tree_unflatten(entry.out_tree, flat)
+
+    def _slow_call(self, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if not _compat.runs_compiled() or any(map(_compat.is_tracer, call.leaves)):
+            return self._as_jit(kwargs)(*args, **kwargs)
+        self._check_alive(call)
+        entry = self._entry(call, args, kwargs)
+        leaves = without_shared_buffers(call.leaves, entry.donated)
+        # A caller who passes the same memory twice will do so again: not by the fast way.
+        self._made.newest = entry if _same(leaves, call.leaves) else None
+        return jax.tree_util.tree_unflatten(entry.out_tree, entry.run(*leaves))
+
+    def _retry(
+        self,
+        call: Call,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        entry: Entry,
+        error: Exception,
+    ) -> Any:
+        """The newest program refused the arguments, or failed: find out why."""
+        if any(map(_compat.is_tracer, call.leaves)):
+            return self._slow_call(call, args, kwargs)
+        self._check_alive(call)
+        if _same(without_shared_buffers(call.leaves, entry.donated), call.leaves):
+            ran = isinstance(error, RuntimeError)
+            if ran or self._made.entries.get(_key(call, entry.context)) is entry:
+                raise error
+        return self._slow_call(call, args, kwargs)
+
+    def _as_jit(self, kwargs: dict[str, Any]) -> Callable[..., Any]:
+        """The plain step, for calls that no program of ours can be: their budget, not ours."""
+        return jax.jit(
+            self._step,
+            static_argnums=self._statics.argnums or None,
+            static_argnames=self._statics.argnames or None,
+            **self._settings.given_shardings(kwargs),
+        )
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """The plan that calls with such arguments use."""
+        return self._entry_of(args, kwargs).fitted.chosen.plan
+
+    def report(self, *args: Any, **kwargs: Any) -> Report:
+        """What was decided for such arguments, with predicted and compiled bytes."""
+        entry = self._entry_of(args, kwargs)
+        return make_report(entry.fitted, entry.budget_bytes)
+
+    def compiled(self, *args: Any, **kwargs: Any) -> jax.stages.Compiled:
+        """The compiled program that calls use. It takes and returns flat lists of leaves."""
+        return self._entry_of(args, kwargs).fitted.step.compiled
+
+    def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
+        """The lowered program that calls use, which takes and returns flat lists of leaves."""
+        return self._entry_of(args, kwargs).fitted.step.lowered
+
+    def trace(self, *args: Any, **kwargs: Any) -> jax.stages.Traced:
+        """The program that calls use, called like the step, as `jax.jit(...).trace` gives it.
+
+        For `jax.export.export` and other transformations of whole programs. What the step asks
+        of XLA beside its program, donation and compiler options, is not part of it.
+        """
+        args = (*self._leading, *args)
+        call = self._statics.split(args, kwargs)
+        entry = self._entry(call, args, kwargs)
+        run = jax.extend.core.jaxpr_as_fun(entry.fitted.step.jaxpr)
+
+        def planned(*args: Any, **kwargs: Any) -> Any:
+            leaves = self._statics.split(args, kwargs).leaves
+            return jax.tree_util.tree_unflatten(entry.out_tree, run(*leaves))
+
+        planned.__name__ = planned.__qualname__ = self._name
+        jitted = jax.jit(
+            planned,
+            static_argnums=self._statics.argnums or None,
+            static_argnames=self._statics.argnames or None,
+            **self._settings.given_shardings(kwargs),
+        )
+        return jitted.trace(*args, **kwargs)
+
+    def jaxpr(self, *args: Any, **kwargs: Any) -> Any:
+        """The jaxpr of the program that calls use, to see what was planned; flat like it."""
+        return self._entry_of(args, kwargs).fitted.step.jaxpr
+
+    def _entry_of(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Entry:
+        args = (*self._leading, *args)
+        return self._entry(self._statics.split(args, kwargs), args, kwargs)
+
+    def _entry(self, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Entry:
+        made, context = self._made, _compat.call_context()
+        key = _key(call, context)
+        with made.lock:
+            if key in made.entries:
+                return made.entries[key]
+            making = made.making.setdefault(key, threading.RLock())
+        with making:
+            if key not in made.entries:
+                made.entries[key] = self._make_entry(call, args, kwargs, context)
+            return made.entries[key]
+
+    def _make_entry(
+        self, call: Call, args: Sequence[Any], kwargs: dict[str, Any], context: Hashable
+    ) -> Entry:
+        settings = self._settings
+        loop, _ = self._loop(call, args, kwargs)
+        limit = budget_bytes(settings.budget, device_of(settings, call.leaves))
+        try:
+            fitted = fit_with_cache(loop, limit, settings)
+        except BudgetInfeasible as error:
+            raise explained(error) from None
+        placed = tuple(leaf_placement(leaf) is not None for leaf in call.leaves)
+        return Entry(
+            tree=call.tree,
+            static=call.static,
+            context=context,
+            weak=None if _compat.calls_check_weak_types() else weak_types(call.leaves),
+            committed=placed if jax.device_count() > 1 else None,
+            run=fitted.step.compiled,
+            out_tree=loop.program.out_tree,
+            donated=fitted.donated,
+            fitted=fitted,
+            budget_bytes=limit,
+        )
+
+    def _loop(
+        self, call: Call, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[Loop, tuple[Donation, ...]]:
+        """A closed loop that is ready to run, and the verdict on donation."""
+        settings, step = self._settings, self._step
+        program = trace_call(step, self._statics, args, kwargs)
+        donations = decide_donations(program, settings, call, step)
+        donated = given_up(donations, settings, call, step)
+        device = device_of(settings, call.leaves)
+        return make_loop(program, call, settings, donations, donated, device), donations
+
+    def _check_alive(self, call: Call) -> None:
+        paths = jax.tree_util.tree_flatten_with_path(
+            jax.tree_util.tree_unflatten(call.tree, call.leaves)
+        )[0]
+        for path, leaf in paths:
+            if _compat.is_deleted(leaf):
+                parameters = _compat.parameter_names(self._step, self._statics.argnums)
+                name = _compat.argument_name(path, parameters)
+                raise RuntimeError(
+                    f"{name} was given up to an earlier call of {self._name!r}: its buffer now "
+                    "belongs to that call's result. Use the returned value instead, or keep "
+                    "the argument with memory_budget(..., donate=None) or donate=(the "
+                    "arguments that may go,)"
+                )
+
+
+def _key(call: Call, context: Hashable) -> Hashable:
+    return context, call.key()
+
+
+def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return all(a is b for a, b in zip(some, others, strict=True))
+
+
+def loop_for(
+    step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Loop, tuple[Donation, ...]]:
+    """A closed loop that is ready to run, and the verdict on donation, for a call of a step."""
+    if not isinstance(step, BudgetedStep):
+        step = BudgetedStep(step, Settings(budget=1))
+    args = (*step._leading, *args)
+    return step._loop(step._statics.split(args, kwargs), args, kwargs)

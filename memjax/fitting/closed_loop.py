@@ -1,0 +1,377 @@
+"""One closed loop: what is planned and compiled on the way to a program within its budget.
+
+In: a `Program`, how to compile it, a planner. Out: `Loop`, which plans for a target, compiles a
+plan, and remembers each compilation as an `Attempt`; and `Fitted`, what comes out in the end.
+`memjax.fitting.fit` decides what to plan and compile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import jax
+
+from memjax import _compat
+from memjax.emit.compile import CompiledStep, Measured, Target, compile_step
+from memjax.emit.plan import Plan, check_program, plan_of_solution, schedule_of_plan
+from memjax.emit.rewrite import rewrite
+from memjax.fitting.stated import Footing, Stated
+from memjax.loops.choose import Chooser
+from memjax.loops.decisions import Decisions, carry_out
+from memjax.planning.planners import Planner
+from memjax.planning.problem import Solution
+from memjax.planning.simulate import InvalidPlan
+from memjax.pricing import cost
+from memjax.pricing.coarsen import Coarse
+from memjax.pricing.nests import look_inside
+from memjax.pricing.price import Pricer, is_mostly_small_loops
+from memjax.pricing.residents import Resident, resident_bytes, residents
+from memjax.pricing.segments import emitted_timeline
+from memjax.program.donation import Donation
+from memjax.program.eqns import Program
+from memjax.program.prepare import prepare
+
+AS_IT_IS = "as it is"
+NOT_WORTH_IT = "giving it up makes the compiled program larger"
+NEAR_MISS = 4 / 3
+"""More work is worth it for a plan that misses its target by up to this factor; a guess."""
+HAS_BARRIERS = frozenset({"checkpoint", "remat2", "remat", "optimization_barrier"})
+"""Primitives that are, or are lowered with, an `optimization_barrier`."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One compilation of the closed loop.
+
+    Attributes:
+        purpose: why it was made, for people.
+        plan: what was compiled.
+        measured: what came of it.
+        for_memory: whether XLA was asked to schedule for memory.
+        donates: whether the arguments that memjax would give up are given up.
+    """
+
+    purpose: str
+    plan: Plan
+    measured: Measured
+    for_memory: bool
+    donates: bool = True
+
+    @property
+    def total_bytes(self) -> int:
+        """The compiled footprint."""
+        return self.measured.footprint.total_bytes
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A compiled program within its budget.
+
+    Attributes:
+        traced: the program as JAX traced it.
+        coarse: the problem of the chosen program.
+        plain: the problem of the step without any decision.
+        chosen: the compilation that calls use.
+        step: its program. Those of the others are gone.
+        attempts: every compilation, in order.
+        planning_seconds: spent in the planner.
+        residents: arguments and results, which are held for the whole step.
+        donations: the verdict on each flat argument, as carried out.
+        donated: indices of the flat arguments that a call gives up.
+    """
+
+    traced: Program
+    coarse: Coarse
+    plain: Coarse
+    chosen: Attempt
+    step: CompiledStep
+    attempts: tuple[Attempt, ...]
+    planning_seconds: float
+    residents: tuple[Resident, ...]
+    donations: tuple[Donation, ...]
+    donated: tuple[int, ...]
+
+
+class BudgetInfeasible(ValueError):
+    """No plan that memjax knows fits the budget.
+
+    Attributes:
+        budget_bytes: what was asked for.
+        floor_bytes: the smallest compiled footprint reached; as a budget it works.
+        fitted: that floor's program and compilations.
+    """
+
+    def __init__(self, message: str, budget_bytes: int, floor_bytes: int, fitted: Fitted) -> None:
+        super().__init__(message)
+        self.budget_bytes = budget_bytes
+        self.floor_bytes = floor_bytes
+        self.fitted = fitted
+
+
+@dataclass
+class Loop:
+    """The state of one closed loop: what was compiled so far, and how."""
+
+    program: Program
+    target: Target
+    donations: Sequence[Donation]
+    planner: Planner
+    rates: cost.DeviceRates
+    scale: float = 1.0
+    stated: Stated = field(default_factory=Stated)
+    donation_is_asked: bool = False
+
+    def __post_init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self.steps: list[CompiledStep] = []
+        self.planning_seconds = 0.0
+        self.pricer = Pricer(self.target.backend, self.rates, self.scale)
+        self.quick, self.patient = self.planner.quick(), self.planner.patient()
+        self.chooser = Chooser(self.pricer, self.quick)
+        self.coarse_by_loops: dict[tuple[object, object], Coarse] = {}
+        self.answers: dict[tuple[int, int, Planner], tuple[Plan, bool]] = {}
+
+    @cached_property
+    def prepared(self) -> Coarse:
+        """The problem of the program as it is planned; an analysis does not need it."""
+        return self.coarsen(look_inside(prepare(self.program)))
+
+    @cached_property
+    def as_it_is(self) -> Coarse:
+        """The problem of the program as the user wrote it."""
+        return self.coarsen(look_inside(self.program))
+
+    @property
+    def bound_bytes(self) -> int:
+        """What no plan goes below, by prediction: what the largest eqn holds, or, where loops may
+        be changed, arguments and results.
+        """
+        problem = self.prepared.problem
+        return problem.base_bytes if self.prepared.bodies else problem.single_node_floor_bytes
+
+    @cached_property
+    def eqns(self) -> int:
+        """How many eqns the program has, those of bodies included."""
+        return sum(_compat.count_eqns(eqn.raw) for eqn in self.program.eqns)
+
+    def coarsen(self, program: Program, keeps_order: bool = False) -> Coarse:
+        """The problem of a program, with the bytes and seconds of this loop's device."""
+        base_bytes = resident_bytes(program, self.target.arguments, self.donations)
+        return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order)
+
+    def coarse_of(self, plan: Plan) -> Coarse:
+        """The problem of the program that a plan's decisions about loops make.
+
+        Raises:
+            InvalidPlan: the plan is for another program, or cannot be carried out.
+        """
+        program = self.prepared.graph.program
+        check_program(plan, program)
+        if not plan.loops and not plan.insides:
+            return self.prepared
+        try:
+            key = (plan.loops, plan.insides)
+            if key not in self.coarse_by_loops:
+                changed = carry_out(program, Decisions(*key))
+                self.coarse_by_loops[key] = self.coarsen(changed, keeps_order=True)
+            return self.coarse_by_loops[key]
+        except Exception as error:  # whatever is wrong with a plan from a file
+            raise InvalidPlan(f"the plan's decisions about loops fail: {error}") from error
+
+    def residents(self, program: Program) -> tuple[Resident, ...]:
+        """What a program holds on this loop's device for the whole step."""
+        return residents(program, self.target.arguments, self.donations)
+
+    def plain_plan(self, coarse: Coarse, budget_bytes: int) -> Plan:
+        """The plan that recomputes nothing."""
+        return self.make_plan(coarse, Solution.identity(coarse.problem), budget_bytes)
+
+    def make_plan(
+        self,
+        coarse: Coarse,
+        solution: Solution,
+        budget_bytes: int,
+        decisions: Decisions | None = None,
+    ) -> Plan:
+        """A solution in terms of the program's eqns.
+
+        Args:
+            coarse: the problem that was solved.
+            solution: its schedule.
+            budget_bytes: what it was made for.
+            decisions: about the loops of `prepared`, if `coarse` is what they made of it.
+        """
+        peak_bytes = emitted_timeline(coarse, solution.order).peak_bytes
+        predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
+        if decisions is None or not (decisions.loops or decisions.insides):
+            return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes)
+        return plan_of_solution(
+            coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared
+        )
+
+    def solve(
+        self, budget_bytes: int, target_bytes: int, *, patient: bool = True
+    ) -> tuple[Plan, bool]:
+        """A plan for `target_bytes`, and whether it meets them by the planner's word.
+
+        A schedule is carried out with its updates a little later than the planner put them
+        (`memjax.pricing.segments`); where that holds more than the target, there is one more try.
+
+        Args:
+            budget_bytes: what the plan is for.
+            target_bytes: what the planner is asked for.
+            patient: whether more work is worth it where little has missed the target.
+        """
+        plan, met = self._asked(budget_bytes, target_bytes, self.quick)
+        near = plan.predicted_bytes <= NEAR_MISS * target_bytes
+        possible = near and target_bytes >= self.bound_bytes
+        if not met and patient and possible and self.patient != self.quick:
+            plan, met = self._asked(budget_bytes, target_bytes, self.patient)
+        return plan, met
+
+    def _asked(self, budget_bytes: int, target_bytes: int, planner: Planner) -> tuple[Plan, bool]:
+        plan, met = self.ask_planner(budget_bytes, target_bytes, planner)
+        over = plan.predicted_bytes - target_bytes
+        if met and over > 0:
+            tighter, tighter_met = self.ask_planner(budget_bytes, target_bytes - over, planner)
+            if tighter_met:
+                plan, met = tighter, tighter_met
+        return plan, met
+
+    def ask_planner(
+        self, budget_bytes: int, target_bytes: int, planner: Planner
+    ) -> tuple[Plan, bool]:
+        """A planner's answer, timed; loops are planned as well, where there are any.
+
+        It is remembered, as both of XLA's schedules may ask for the same plan.
+        """
+        key = budget_bytes, target_bytes, planner
+        if key not in self.answers:
+            self.answers[key] = self._answer(budget_bytes, target_bytes, planner)
+        return self.answers[key]
+
+    def _answer(self, budget_bytes: int, target_bytes: int, planner: Planner) -> tuple[Plan, bool]:
+        start = time.perf_counter()
+        if self.prepared.bodies:
+            plan, met = self._with_loops(budget_bytes, target_bytes, planner)
+        else:
+            solution = planner.solve(self.prepared.problem, target_bytes)
+            plan, met = self.make_plan(self.prepared, solution, budget_bytes), solution.met
+        self.planning_seconds += time.perf_counter() - start
+        return plan, met
+
+    def _with_loops(
+        self, budget_bytes: int, target_bytes: int, planner: Planner
+    ) -> tuple[Plan, bool]:
+        chooser = replace(self.chooser, planner=planner)
+        choice = chooser.choose(self.prepared.graph.program, target_bytes, self.coarsen)
+        decisions = choice.decisions
+        solution = replace(choice.solution, bound_cost=choice.bound_seconds)
+        plan = self.make_plan(choice.coarse, solution, budget_bytes, decisions)
+        if plan.loops or plan.insides:
+            self.coarse_by_loops[plan.loops, plan.insides] = choice.coarse
+        return plan, choice.met
+
+    @cached_property
+    def schedules(self) -> tuple[bool, ...]:
+        """What to ask of XLA's scheduler, in this order: whether to go by memory.
+
+        Where the step spends its time in loops of small eqns, XLA's own schedule is faster and
+        is tried first.
+        """
+        has_choice = bool(self.target.backend.scheduler_options)
+        return (False, True) if has_choice and is_mostly_small_loops(self.prepared) else (True,)
+
+    def compile(self, plan: Plan, purpose: str, *, for_memory: bool = True) -> Attempt:
+        """Compile a plan of the prepared program, scheduled for memory or by XLA's own rules."""
+        coarse = self.coarse_of(plan)
+        step = compile_step(
+            rewrite(coarse, schedule_of_plan(coarse, plan)),
+            self.target,
+            for_memory=for_memory,
+            has_barriers=plan.changes_anything or self.has_own_barriers,
+        )
+        return self.record(Attempt(purpose, plan, step.measured, for_memory), step)
+
+    def compile_given(self, plan: Plan, purpose: str, *, for_memory: bool) -> Attempt:
+        """Compile a plan that was not made here.
+
+        Raises:
+            InvalidPlan: it cannot be carried out.
+        """
+        try:
+            return self.compile(plan, purpose, for_memory=for_memory)
+        except (InvalidPlan, jax.errors.JaxRuntimeError):  # the latter is XLA's
+            raise
+        except Exception as error:  # whatever is wrong with a plan from a file
+            raise InvalidPlan(f"the plan cannot be carried out: {error}") from error
+
+    def compile_as_it_is(
+        self, budget_bytes: int, *, donates: bool = True, keeps_barriers: bool = True
+    ) -> Attempt:
+        """Compile the program as JAX traced it, with XLA's default schedule: what `jax.jit` does.
+
+        Args:
+            budget_bytes: what it is for.
+            donates: whether anything is given up.
+            keeps_barriers: whether XLA is held to the barriers of the user's `jax.checkpoint`.
+        """
+        plan = self.plain_plan(self.as_it_is, budget_bytes)
+        target = self.target if donates else replace(self.target, donated=())
+        step = compile_step(
+            _compat.as_function(self.program.jaxpr, self.program.name),
+            target,
+            for_memory=False,
+            has_barriers=keeps_barriers and self.has_own_barriers,
+        )
+        return self.record(Attempt(AS_IT_IS, plan, step.measured, False, donates), step)
+
+    @cached_property
+    def has_own_barriers(self) -> bool:
+        """Whether the user's step relies on barriers, as `jax.checkpoint` does."""
+        return any(_compat.contains(eqn.raw, HAS_BARRIERS) for eqn in self.program.eqns)
+
+    def record(self, attempt: Attempt, step: CompiledStep) -> Attempt:
+        """Remember an attempt and its program."""
+        self.attempts.append(attempt)
+        self.steps.append(step)
+        if attempt.purpose != AS_IT_IS:
+            footing = Footing(attempt.total_bytes, attempt.plan, attempt.for_memory)
+            self.stated.add(footing)
+        return attempt
+
+    def attempt_of(self, plan: Plan, *, for_memory: bool = True) -> Attempt | None:
+        """The compilation of the same program, if there was one."""
+        for attempt in self.attempts:
+            same = attempt.plan.decides_like(plan) and attempt.for_memory == for_memory
+            if same and attempt.purpose != AS_IT_IS:
+                return attempt
+        return None
+
+    def compilations(self, *, for_memory: bool) -> int:
+        """How many programs were compiled with a schedule; untouched ones count for memory."""
+        return sum((a.for_memory or a.purpose == AS_IT_IS) == for_memory for a in self.attempts)
+
+    def result(self, chosen: Attempt) -> Fitted:
+        """What the loop hands on; programs of other attempts are let go."""
+        step = self.steps[self.attempts.index(chosen)]
+        untouched = chosen.purpose == AS_IT_IS
+        donations = tuple(self.donations)
+        if not chosen.donates:
+            donations = tuple(replace(d, result=None, reason=NOT_WORTH_IT) for d in donations)
+        coarse = self.as_it_is if untouched else self.coarse_of(chosen.plan)
+        return Fitted(
+            traced=self.program,
+            coarse=coarse,
+            plain=coarse if untouched else self.prepared,
+            chosen=chosen,
+            step=step,
+            attempts=tuple(self.attempts),
+            planning_seconds=self.planning_seconds,
+            residents=residents(coarse.graph.program, self.target.arguments, donations),
+            donations=donations,
+            donated=self.target.donated if chosen.donates else (),
+        )

@@ -1,0 +1,187 @@
+"""What a program takes on a device, the bodies of its loops and branches included.
+
+In: a `Program`. Out: its `Coarse` problem. A body is priced like a program: its peak is what
+one iteration holds beyond the eqn's operands and results, its cost counts for every
+iteration.
+
+Definitions
+
+1. Operands and results of an eqn with bodies are counted where the eqn stands. A slice that
+   a `scan` hands to its body is a buffer of the iteration.
+2. A new carry needs a buffer of its own while the old one may still be read, unless it is
+   written over it in place: by an update of a slice, or by an elementwise sum with it.
+3. Of a `while` nobody knows how often it runs; it is priced as running once. Of a `cond` the
+   dearest branch counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from memjax.planning.simulate import simulate
+from memjax.pricing import cost
+from memjax.pricing.backends import Backend
+from memjax.pricing.coarsen import Coarse, PlannedBody, coarsen
+from memjax.pricing.liveness import liveness
+from memjax.pricing.segments import emitted_order, segments
+from memjax.program import primitives
+from memjax.program.eqns import Body, Eqn, Nest, Operand, Program
+
+SMALL_BODY_BYTES = 2 * 2**20
+SMALL_EQN_FLOPS = 4_000_000
+"""A body that writes no more in an iteration, in eqns that take no more each, is left to XLA's
+order. XLA:CPU runs small eqns side by side, which took a third off the step of a Flax LSTM
+(matmuls of 2 million FLOPs); matmuls of 8 million, which it runs on several threads, are faster
+one after the other. `benchmarks/loops.py` has both."""
+
+
+@dataclass
+class Pricer:
+    """Prices programs for one device.
+
+    Attributes:
+        backend: its quirks.
+        rates: its speed.
+        scale: bytes on one device for each byte of the program.
+    """
+
+    backend: Backend
+    rates: cost.DeviceRates
+    scale: float = 1.0
+    _known: dict[int, tuple[Program, Coarse]] = field(default_factory=dict, repr=False)
+
+    def coarse(self, program: Program, base_bytes: int = 0, *, keeps_order: bool = False) -> Coarse:
+        """The problem of a step, with what is held throughout."""
+        return self._coarse(program, base_bytes, frozenset(), keeps_order)
+
+    def body(self, nest: Nest, program: Program, *, keeps_order: bool) -> Coarse:
+        """The problem of a program that is, or takes the place of, a body of an eqn."""
+        pricer = replace(self, scale=1.0) if nest.kind == "shard_map" else self
+        base_bytes = 0
+        if nest.kind == "scan":
+            slices = program.arguments[nest.constants + nest.carries :]
+            base_bytes = int(self.scale * sum(program.value_bytes[v] for v in slices))
+        coarse = pricer._coarse(program, base_bytes, _own_results(nest, program), keeps_order)
+        return replace(coarse, keeps_order=keeps_order and not is_small(coarse))
+
+    def planned(self, nest: Nest) -> tuple[PlannedBody, ...]:
+        """The bodies of an eqn, as problems with schedules."""
+        return tuple(self._body(nest, body) for body in nest.bodies)
+
+    def inner(self, nest: Nest, bodies: tuple[PlannedBody, ...]) -> cost.Inner:
+        """What an eqn's bodies take."""
+        flops, seconds, peaks = zip(*(self._totals(b) for b in bodies), strict=True)
+        most = max if nest.kind == "cond" else sum
+        return cost.Inner(
+            flops=nest.length * most(flops),
+            seconds=nest.length * most(seconds),
+            peak_bytes=max(peaks),
+        )
+
+    def _totals(self, body: PlannedBody) -> tuple[int, float, int]:
+        coarse = body.coarse
+        flops = sum(coarse.flops[coarse.eqn_of_node[node]] for node in body.order)
+        emitted = emitted_order(segments(coarse, body.order))
+        timeline = simulate(coarse.problem, emitted)
+        return flops, body_seconds(body), max(timeline.peak_bytes, coarse.problem.base_bytes)
+
+    def _body(self, nest: Nest, body: Body) -> PlannedBody:
+        key = id(body.program)
+        if key not in self._known:
+            coarse = self.body(nest, body.program, keeps_order=body.keeps_order)
+            self._known[key] = body.program, coarse
+        coarse = self._known[key][1]
+        order = coarse.problem.identity if body.order is None else body.order
+        return PlannedBody(coarse, order)
+
+    def _coarse(
+        self,
+        program: Program,
+        base_bytes: int,
+        own_results: frozenset[int],
+        keeps_order: bool,
+    ) -> Coarse:
+        graph = liveness(program)
+        nests = {i: eqn.nest for i, eqn in enumerate(program.eqns) if eqn.nest is not None}
+        bodies = {i: self.planned(nest) for i, nest in nests.items()}
+        inner: Mapping[int, cost.Inner] = {
+            i: self.inner(nest, bodies[i]) for i, nest in nests.items()
+        }
+        return coarsen(
+            graph,
+            cost.node_seconds(graph, self.rates, inner),
+            self.backend,
+            base_bytes,
+            self.scale,
+            inner=inner,
+            bodies=bodies,
+            own_results=own_results,
+            keeps_order=keeps_order,
+        )
+
+
+def body_seconds(body: PlannedBody) -> float:
+    """Predicted seconds of one iteration."""
+    return sum(body.coarse.problem.nodes[node].cost for node in body.order)
+
+
+def is_small(coarse: Coarse) -> bool:
+    """Whether a body's eqns run faster side by side, and what they hold does not matter."""
+    written = sum(coarse.problem.value_bytes)
+    workspace = sum(node.workspace_bytes for node in coarse.problem.nodes)
+    most_flops = max((coarse.flops[eqn] for eqn in coarse.eqn_of_node), default=0)
+    return written + workspace <= SMALL_BODY_BYTES and most_flops <= SMALL_EQN_FLOPS
+
+
+def seconds_in_small_loops(coarse: Coarse) -> float:
+    """Predicted seconds of a program that are spent in small bodies of loops."""
+    total = 0.0
+    for index, bodies in coarse.bodies.items():
+        nest = coarse.graph.program.eqns[index].nest
+        if nest is None or not nest.repeats:
+            continue
+        for body in bodies:
+            small = is_small(body.coarse)
+            seconds = body_seconds(body) if small else seconds_in_small_loops(body.coarse)
+            total += nest.length * seconds
+    return total
+
+
+def is_mostly_small_loops(coarse: Coarse) -> bool:
+    """Whether small bodies of loops take most of a program's predicted seconds."""
+    return 2 * seconds_in_small_loops(coarse) > coarse.problem.total_cost
+
+
+def _own_results(nest: Nest, program: Program) -> frozenset[int]:
+    """New carries, and what is stacked, that are not written in place: see definition 2."""
+    if not nest.repeats:
+        return frozenset()
+    arguments = frozenset(program.arguments)
+    return frozenset(
+        v for v in program.result_values if v not in arguments and not _in_place(program, v)
+    )
+
+
+def _in_place(program: Program, value: int) -> bool:
+    """Whether a result is written over an argument that nobody else reads."""
+    index = program.producer[value]
+    return any(
+        isinstance(v, int)
+        and program.producer[v] < 0
+        and program.consumers[v] == (index,)
+        and program.avals[v].shape == program.avals[value].shape
+        for v in _overwritten(program.eqns[index], value)
+    )
+
+
+def _overwritten(eqn: Eqn, value: int) -> Sequence[Operand]:
+    """The operands that an eqn may write a result over."""
+    if eqn.primitive in ("add", "add_any"):
+        return eqn.inputs
+    if eqn.primitive.startswith(primitives.UPDATES_IN_PLACE):
+        return eqn.inputs[:1]
+    if eqn.nest is not None and eqn.nest.kind in ("loop", "scan"):
+        number = eqn.outputs.index(value)
+        return [eqn.inputs[place] for place in eqn.nest.carry_places[number : number + 1]]
+    return ()
