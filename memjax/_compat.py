@@ -399,10 +399,13 @@ def runs_compiled() -> bool:
     It would not under a transformation, whatever the arguments are, nor while the user looks
     for mistakes with `jax_disable_jit`, `jax_debug_nans` or `jax_debug_infs`.
     """
-    looks_for_mistakes = (
-        jax.config.jax_disable_jit or jax.config.jax_debug_nans or jax.config.jax_debug_infs
-    )
-    return bool(jax_core.trace_state_clean()) and not looks_for_mistakes
+    switches = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs")
+    return bool(jax_core.trace_state_clean()) and not any(map(setting, switches))
+
+
+def setting(name: str) -> Any:
+    """The value of one of JAX's settings; the types of older versions do not know them."""
+    return getattr(jax.config, name)
 
 
 def is_deleted(leaf: Any) -> bool:

@@ -309,8 +309,8 @@ def describe(target: Target, device: Any) -> str:
         jax.__version__,
         version("jaxlib"),
         os.environ.get("XLA_FLAGS", ""),
-        jax.config.jax_enable_x64,
-        jax.config.jax_default_matmul_precision,
+        _compat.setting("jax_enable_x64"),
+        _compat.setting("jax_default_matmul_precision"),
     )
     return "|".join(map(repr, parts))
 
