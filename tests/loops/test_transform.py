@@ -178,7 +178,7 @@ def test_no_body_is_planned_twice_for_the_same_target() -> None:
     assert len(planner.asked) == len(set(planner.asked))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     body=bodies(),
     length=st.integers(1, 20),
