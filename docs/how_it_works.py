@@ -24,12 +24,13 @@ MIB = 2**20
 INK, GREY, BLUE, ORANGE, RED = "#24292f", "#8c959f", "#0969da", "#fb8f44", "#cf222e"
 STAGES = (
     ("train step", "yours,\nunedited"),
-    ("trace", "one jaxpr:\nforward, backward,\noptimizer"),
-    ("liveness", "which values\nlie idle,\nfrom when to when"),
-    ("plan", "keep or recompute\neach, for the\nleast extra time"),
-    ("rewrite", "the same program\nwith barriers that\nhold XLA to it"),
-    ("compile", "XLA assigns\nbytes"),
+    ("program", "one jaxpr:\nforward, backward,\noptimizer"),
+    ("pricing", "which values\nlie idle,\nfrom when to when"),
+    ("planning", "keep or recompute\neach, for the\nleast extra time"),
+    ("emit", "the same program\nwith barriers that\nhold XLA to it"),
+    ("xla", "assigns bytes,\nwhich are read"),
 )
+"""The step, and the folders of `memjax/` that it goes through. `fitting` is the way back."""
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def draw_stages(axes: Any) -> None:
             axes.annotate("", (index + 0.08, 0.85), (index - 0.08, 0.85), arrowprops=arrow)
     back = {"arrowstyle": "-|>", "color": RED, "connectionstyle": "bar,fraction=-0.06"}
     axes.annotate("", (3.5, -0.3), (5.5, -0.3), arrowprops=back)
-    axes.text(4.5, -0.42, "over budget: plan tighter", ha="center", color=RED, fontsize=8)
+    axes.text(4.5, -0.42, "fitting: over budget, plan tighter", ha="center", color=RED, fontsize=8)
 
 
 def draw_timelines(axes: Any) -> None:
