@@ -26,6 +26,8 @@ from jax.extend import core as jex
 
 Literal = jex.Literal
 NameStack = source_info_util.NameStack
+config: Any = jax.config
+"""JAX's settings; the types of older versions do not know them."""
 
 JIT_PRIMITIVES = frozenset({"jit", "pjit"})
 INLINED_CALLS = frozenset(
@@ -399,13 +401,8 @@ def runs_compiled() -> bool:
     It would not under a transformation, whatever the arguments are, nor while the user looks
     for mistakes with `jax_disable_jit`, `jax_debug_nans` or `jax_debug_infs`.
     """
-    switches = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs")
-    return bool(jax_core.trace_state_clean()) and not any(map(setting, switches))
-
-
-def setting(name: str) -> Any:
-    """The value of one of JAX's settings; the types of older versions do not know them."""
-    return getattr(jax.config, name)
+    looks_for_mistakes = config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs
+    return bool(jax_core.trace_state_clean()) and not looks_for_mistakes
 
 
 def is_deleted(leaf: Any) -> bool:

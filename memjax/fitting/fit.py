@@ -15,7 +15,7 @@ Predicted bytes are a guide and compiled bytes the judge.
    whatever is predicted of them, and the least that was ever stated for the program. So nothing
    is refused that plain `jax.jit` meets, or that was met before.
 
-What steps 1 and 4 try does not depend on the budget.
+What step 4 tries does not depend on the budget, and step 1 leaves out only what cannot meet it.
 """
 
 from __future__ import annotations

@@ -309,8 +309,8 @@ def describe(target: Target, device: Any) -> str:
         jax.__version__,
         version("jaxlib"),
         os.environ.get("XLA_FLAGS", ""),
-        _compat.setting("jax_enable_x64"),
-        _compat.setting("jax_default_matmul_precision"),
+        _compat.config.jax_enable_x64,
+        _compat.config.jax_default_matmul_precision,
     )
     return "|".join(map(repr, parts))
 
