@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from docs.readme_numbers import MIB, RESULTS, read, table, where
+from docs.benchmark_tables import MIB, RESULTS, read, table, where
 
 SYSTEMS = ("Checkmate", "Moccasin", "FastSA")
 Row = dict[str, str]

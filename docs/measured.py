@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from docs.readme_numbers import MIB, Row, read, where
+from docs.benchmark_tables import MIB, Row, read, where
 from memjax.view.palette import GREY, INK, LINES
 
 PLAIN = "plain"

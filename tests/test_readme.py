@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import memjax
-from docs import readme_numbers
+from docs import benchmark_tables
 from memjax import cli
 from memjax.cli.program import program
 
@@ -41,7 +41,7 @@ def test_the_api_reference_has_every_public_name(name):
 
 
 def test_the_numbers_are_those_of_the_result_files(readme):
-    assert readme_numbers.numbers() in readme
+    assert benchmark_tables.numbers() in readme
 
 
 def test_the_script_and_the_commands_run_as_they_are(readme, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 """Write the measured numbers into `README.md`, between its markers, from the CSV files.
 
-python docs/readme_numbers.py
+python docs/benchmark_tables.py
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- numbers: written by docs/readme_numbers.py -->", "<!-- end of numbers -->"
+BEGIN, END = "<!-- numbers: written by docs/benchmark_tables.py -->", "<!-- end of numbers -->"
 MIB = 2**20
 LOSSES = """Losses over 20 steps: the largest relative difference from plain `jax.jit`, and what
 starting one rounding away from the same state makes of plain `jax.jit` itself:"""
