@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -27,7 +26,7 @@ import click
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from benchmarks import promises
+from benchmarks import promises, provenance
 from benchmarks.random_layers import Dice
 from benchmarks.random_schedules import randomly_planned
 from benchmarks.random_steps import RandomStep, Recipe, build, draw_step
@@ -126,15 +125,6 @@ def reduced(recipe: Recipe, checks: Sequence[str]) -> Recipe:
     return recipe
 
 
-def commit() -> str:
-    """The commit that is measured; empty outside of a repository."""
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return done.stdout.strip()
-
-
 def rows_in(out: Path) -> list[dict[str, Any]]:
     """The programs that a file has."""
     if not out.exists():
@@ -148,11 +138,14 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (check, kind_of(text)) for row in rows for check, text in row["failures"].items()
     )
     total = sum(row.get("seconds", 0.0) for row in rows)
+    code = provenance.code_digest("benchmarks.fuzz")
     overall = {
         "programs": len(rows),
         "failed": sum(bool(row["failures"]) for row in rows),
         "seconds_a_program": round(total / max(1, len(rows)), 2),
-        "commit": rows[-1]["commit"] if rows else "",
+        "of_this_code": sum(
+            row["code"] == provenance.code_digest("benchmarks.fuzz") for row in rows
+        ),
     }
     of_kind = [
         {"check": check, "kind": kind, "failed": count}
@@ -225,7 +218,8 @@ def main(
     for place, number in enumerate(numbers):
         if (seed, layers, number) in done and only is None:
             continue
-        rows.append({"seed": seed, "layers": layers, "number": number, "commit": commit()})
+        code = provenance.code_digest("benchmarks.fuzz")
+        rows.append({"seed": seed, "layers": layers, "number": number, "code": code})
         rows[-1] |= checked(drawn_step(seed, number, layers), checks)
         print(line(rows[-1]), flush=True)
         if out:

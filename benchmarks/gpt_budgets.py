@@ -178,7 +178,8 @@ def main() -> None:
         print(rows[-1], flush=True)
     times = in_new_process("benchmarks.gpt_budgets", *options, "--child", "times")
     rows = [{**row, **times.get(row["variant"], {})} for row in with_comparisons(rows)]
-    write_csv("gpt_budgets" if arguments.layers == 8 else f"gpt{arguments.layers}_budgets", rows)
+    name = "gpt_budgets" if arguments.layers == 8 else f"gpt{arguments.layers}_budgets"
+    write_csv(name, rows, module="gpt_budgets")
 
 
 if __name__ == "__main__":

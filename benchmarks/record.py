@@ -17,12 +17,14 @@ from typing import Any
 import jax
 import jaxlib
 
+from benchmarks import provenance
+
 os.environ["MEMJAX_CACHE_DIR"] = ""  # what earlier runs have found must not matter
 RESULTS = Path(__file__).parent / "results"
 
 
-def surroundings() -> dict[str, str]:
-    """Versions, device and date, for every row."""
+def surroundings(module: str) -> dict[str, str]:
+    """Versions, device, date, commit and code, for every row of a module of this folder."""
     device = jax.devices()[0]
     return {
         "jax": jax.__version__,
@@ -32,18 +34,21 @@ def surroundings() -> dict[str, str]:
         "device_kind": device.device_kind,
         "machine": f"{platform.system()} {platform.machine()}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": provenance.commit(),
+        "code": provenance.code_digest(f"benchmarks.{module}"),
     }
 
 
-def write_csv(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+def write_csv(name: str, rows: Sequence[Mapping[str, Any]], module: str = "") -> Path:
     """Write rows to `results/<name>-<device kind>-jax<version>.csv`, replacing older ones.
 
     Args:
         name: of the benchmark.
         rows: may differ in their columns; what a row lacks stays empty.
+        module: of this folder, that measured them; if not given, it is called like the benchmark.
     """
     RESULTS.mkdir(exist_ok=True)
-    where = surroundings()
+    where = surroundings(module or name)
     kind = re.sub(r"\W+", "-", where["device_kind"].lower()).strip("-")
     path = RESULTS / f"{name}-{kind}-jax{where['jax']}.csv"
     full = [{**row, **where} for row in rows]

@@ -132,7 +132,7 @@ def main() -> None:
     arguments = parser.parse_args()
     times = {**import_times(), **analysis_times(MANY_EQNS_LAYERS)}
     print(times)
-    write_csv("seeing_times", [times])
+    write_csv("seeing_times", [times], module="seeing")
     if not arguments.budgets:
         return
     rows = [found for model in MODELS for found in attributed(arguments.budgets, model)]

@@ -1,6 +1,9 @@
-"""Write the measured numbers into `README.md`, between its markers, from the CSV files.
+"""Write `docs/benchmarks.md` and the table of `README.md` from the files in `benchmarks/results`.
 
-python docs/benchmark_tables.py
+python -m docs.benchmark_tables
+
+A result whose code has changed since it was made is marked (`benchmarks/provenance.py` says what
+its code is).
 """
 
 from __future__ import annotations
@@ -9,30 +12,68 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks import provenance
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- numbers: written by docs/benchmark_tables.py -->", "<!-- end of numbers -->"
+BEGIN, END = "<!-- table: written by docs/benchmark_tables.py -->", "<!-- end of table -->"
+STALE = " · *the code has changed since*"
 MIB = 2**20
-LOSSES = """Losses over 20 steps: the largest relative difference from plain `jax.jit`, and what
-starting one rounding away from the same state makes of plain `jax.jit` itself:"""
+INTRODUCTION = """# Benchmarks
 
-LOOPS = """Train steps with loops (`benchmarks/loops.py`): as they are, with `jax.checkpoint` by
-hand (on the body of the scan, or round a scan over chunks), and within budgets. *gpt* scans over
-8 layers, *thin gpt* over 64; *lstm* has its loss on the last of 1,000 states, *lstm states*
-(Flax) on all of them. An extra forward pass is the FLOPs of the plain step's forward scan, or a
-third of the step's where there is none."""
+What memjax was measured to do, on what, and how to measure it again. This page is written by
+`python -m docs.benchmark_tables` from the files in `benchmarks/results/`, which say for every row
+the versions, the device and the commit."""
+BUDGETS = """## Budgets on a GPT
 
-PLANS = """Overhead of plans in % of the plain cost, with the budget as a share of the peak.
-Checkmate, Moccasin (both at fixed order) and FastSA (free order) are *as published*, rounded by
-their authors, on their machines. *Proven* is the bound that comes with our plan at fixed order.
-Seconds are ours, on one core. The graphs with a seed in their names
-are drawn by `benchmarks/graphs.py` like the published random ones:"""
+`python -m benchmarks.gpt_budgets`: GPT-2 style, Flax, 8 unrolled layers, width 256, 8 heads, 256
+tokens, batch 8, vocabulary 4096, AdamW, float32; the state is donated everywhere. *checkpoint* is
+`jax.checkpoint` round each block, keeping all matmuls (*dots*), those without batch dimensions
+(*nobatch*), or nothing (*full*); on CPU with jax before 0.12 compiled with an option without which
+it would save nothing. Step times are medians of interleaved runs; FLOPs are XLA's own count beyond
+the plain step's. *floor* is the smallest budget that works."""
+POLICIES = """## At the bytes of a policy
+
+`python -m benchmarks.gpt_policies`: the same model, with the compiled bytes of each policy of
+`jax.checkpoint` as the budget."""
+LOOPS = """## Loops
+
+`python -m benchmarks.loops`: train steps with loops as they are, with `jax.checkpoint` by hand (on
+the body of the scan, or round a scan over chunks), and within budgets. *gpt* scans over 8 layers,
+*thin gpt* over 64; *lstm* has its loss on the last of 1,000 states, *lstm states* (Flax) on all of
+them. An extra forward pass is the FLOPs of the plain step's forward scan, or a third of the step's
+where there is none."""
+PLANNING = """## Time to plan and compile
+
+`python -m benchmarks.planning_time`: seconds over those that XLA takes to compile the plain step,
+donated alike. A budget between the floor and plain, the floor, and a refusal; *within* says whether
+that is at most 3 c + 2 s (a budget) or 8 c (the others) for c up to 5 s, and 2 c or 4 c beyond."""
+LOSSES = """## Equal losses
+
+`python -m benchmarks.losses`: over 20 steps the largest relative difference from plain `jax.jit`,
+and what starting one rounding away from the same state makes of plain `jax.jit` itself."""
+CALLS = """## A call, once compiled
+
+`python -m benchmarks.call_overhead`."""
+FUZZ = """## Random programs
+
+`python -m benchmarks.fuzz`: train steps drawn at random, each under some ten budgets against plain
+`jax.jit` in float64. *Failed* are those that break any promise."""
+PLANS = """## Plans of graphs
+
+`python -m benchmarks.plan_quality`: overhead in % of the plain cost, with the budget as a share of
+the peak. Checkmate, Moccasin (both at fixed order) and FastSA (free order) are *as published*,
+rounded by their authors, on their machines. *Proven* is the bound that comes with our plan at fixed
+order. Seconds are ours, on one core. The graphs with a seed in their names are drawn by
+`benchmarks/graphs.py` like the published random ones."""
 FLOORS = """The same at fixed order with 1.15 times the bytes that one node needs for itself, below
 which nothing fits:"""
 PLANS_FIGURE = (
     "![Overhead against budget for the four published graphs: memjax at fixed and free order, the "
-    "proven bound, and the published results.](benchmarks/results/plan_quality.png)"
+    "proven bound, and the published results.](../benchmarks/results/plan_quality.png)"
 )
+MADE_BY = {"seeing_times": "seeing", "gpt2_budgets": "gpt_budgets"}
+"""The module of a result that is not called like it."""
 SYSTEMS = ("Checkmate", "Moccasin", "FastSA")
 
 Row = dict[str, str]
@@ -51,13 +92,37 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in (header, rule, *rows)]
 
 
-def where(rows: Sequence[Row]) -> str:
-    """What a file was measured on."""
+def where(rows: Sequence[Row], module: str) -> str:
+    """What a file was measured on, and whether by the code of today.
+
+    Args:
+        rows: of the file.
+        module: of `benchmarks`, that made it.
+    """
     row = rows[0]
+    today = provenance.code_digest(f"benchmarks.{module}")
+    commit = f", commit {row['commit']}" if row.get("commit") else ""
     return (
         f"jax {row['jax']}, jaxlib {row['jaxlib']}, Python {row['python']}, "
-        f"{row['device_kind']} ({row['machine']}), {row['date']}"
+        f"{row['device_kind']} ({row['machine']}), {row['date']}{commit}"
+        f"{'' if row.get('code') == today else STALE}"
     )
+
+
+def stale() -> list[str]:
+    """The result files whose code has changed since they were made."""
+    found = []
+    for path in sorted(RESULTS.glob("*-*-jax*.csv")):
+        module = MADE_BY.get(name := path.stem.split("-")[0], name)
+        row = next(csv.DictReader(path.open(encoding="utf-8")))
+        if row.get("code") != provenance.code_digest(f"benchmarks.{module}"):
+            found.append(path.name)
+    return found
+
+
+def each(files: Sequence[Sequence[Row]], module: str) -> list[str]:
+    """What several files were measured on, a line a file."""
+    return [f"- {where(rows, module)}" for rows in files]
 
 
 def mib(text: str) -> str:
@@ -88,7 +153,7 @@ def budgets(rows: Sequence[Row]) -> list[str]:
         )
         for row in rows
     )
-    return [where(rows), "", *table(header, lines), ""]
+    return [where(rows, "gpt_budgets"), "", *table(header, lines), ""]
 
 
 def losses(files: Sequence[Sequence[Row]]) -> list[str]:
@@ -116,6 +181,28 @@ def losses(files: Sequence[Sequence[Row]]) -> list[str]:
     return table(header, lines)
 
 
+def policies() -> list[str]:
+    """At the compiled bytes of each policy of `jax.checkpoint`: what is recomputed."""
+    header = (
+        "policy", "its MiB", "its GFLOP", "memjax's MiB", "memjax's GFLOP", "memjax ÷ policy",
+    )  # fmt: skip
+    parts: list[str] = []
+    for rows in read("gpt_policies"):
+        lines = [
+            (
+                row["policy"],
+                f"{int(row['policy_bytes']) / MIB:.0f}",
+                f"{float(row['policy_recomputed_flops']) / 1e9:.1f}",
+                f"{int(row['memjax_bytes']) / MIB:.0f}",
+                f"{float(row['memjax_recomputed_flops']) / 1e9:.1f}",
+                f"{float(row['flops_ratio']):.2f}",
+            )
+            for row in rows
+        ]
+        parts += [where(rows, "gpt_policies"), "", *table(header, lines), ""]
+    return parts
+
+
 def loops(rows: Sequence[Row]) -> list[str]:
     """Steps with loops, checkpointed by hand and within budgets."""
     header = (
@@ -136,7 +223,7 @@ def loops(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row["compiled_bytes"]
     )
-    return [where(rows), "", *table(header, lines), ""]
+    return [where(rows, "loops"), "", *table(header, lines), ""]
 
 
 def overheads(files: Sequence[Sequence[Row]]) -> list[str]:
@@ -204,26 +291,79 @@ def plan_cells(row: Row | None, mode: str) -> list[str]:
     return [overhead, *bound, number(row["seconds"], ".1f")]
 
 
-def numbers() -> str:
-    """Everything between the markers."""
-    lines = [BEGIN, ""]
+def planning_times(rows: Sequence[Row]) -> list[str]:
+    """How long planning and compiling takes, by model and question."""
+    header = ("step", "asked for", "plain compiles in s", "÷ plain", "compilations", "within")
+    lines = (
+        (
+            row["model"].replace("_", " "),
+            row["what"],
+            number(row["compile_seconds"], ".1f"),
+            number(row["ratio"], ".1f"),
+            row["compilations"],
+            "yes" if row["within"] == "True" else "**no**",
+        )
+        for row in rows
+    )
+    return [where(rows, "planning_time"), "", *table(header, lines), ""]
+
+
+def fuzzed(files: Sequence[Sequence[Row]]) -> list[str]:
+    """How many random programs failed."""
+    header = ("jax", "programs", "of today's code", "failed", "seconds a program")
+    columns = ("jax", "programs", "of_this_code", "failed", "seconds_a_program")
+    return table(header, [[rows[0][column] for column in columns] for rows in files])
+
+
+def demo() -> str:
+    """The table of the README: what `memjax demo` prints, on the newest jax it was run with."""
+    header = (
+        "train step", "compiled MiB", "resident MiB", "step s", "first loss", "last loss"
+    )  # fmt: skip
+    rows = read("demo")[-1]
+    lines = [
+        (
+            row["name"],
+            number(row["compiled_bytes"], ".1f", 1 / MIB),
+            number(row["resident_bytes"], ".1f", 1 / MIB),
+            number(row["step_seconds"], ".2f"),
+            number(row["first_loss"], ".4f"),
+            number(row["last_loss"], ".4f"),
+        )
+        for row in rows
+    ]
+    return "\n".join([BEGIN, "", where(rows, "demo"), "", *table(header, lines), "", END])
+
+
+def page() -> str:
+    """The whole of `docs/benchmarks.md`."""
+    lines = [INTRODUCTION, "", BUDGETS, ""]
     for rows in read("gpt_budgets"):
         lines += budgets(rows)
-    lines += [LOOPS, ""]
+    lines += [POLICIES, "", *policies(), LOOPS, ""]
     for rows in read("loops"):
         lines += loops(rows)
-    lines += [LOSSES, "", *losses(read("losses")), "", "A call, once compiled:", ""]
-    lines += [*overheads(read("call_overhead")), "", PLANS, "", *plans(), ""]
-    lines += [FLOORS, "", *floors(), "", PLANS_FIGURE, "", END]
-    return "\n".join(lines)
+    lines += [PLANNING, ""]
+    for rows in read("planning_time"):
+        lines += planning_times(rows)
+    for text, module, make in (
+        (LOSSES, "losses", losses),
+        (CALLS, "call_overhead", overheads),
+        (FUZZ, "fuzz", fuzzed),
+    ):
+        files = read(module)
+        if files:
+            lines += [text, "", *each(files, module), "", *make(files), ""]
+    lines += [PLANS, "", *plans(), "", FLOORS, "", *floors(), "", PLANS_FIGURE]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Replace what is between the markers."""
+    """Write the page, and what is between the markers of the README."""
+    (ROOT / "docs" / "benchmarks.md").write_text(page(), encoding="utf-8")
     path = ROOT / "README.md"
     before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    path.write_text(before + numbers() + after, encoding="utf-8")
+    path.write_text(before + demo() + rest.split(END)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

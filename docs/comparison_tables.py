@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from docs.benchmark_tables import MIB, RESULTS, read, table, where
+from docs.benchmark_tables import RESULTS, policies, table
 
 SYSTEMS = ("Checkmate", "Moccasin", "FastSA")
 Row = dict[str, str]
@@ -56,30 +56,8 @@ def _measured(rows: list[Row], graph: str, budget: str, mode: str) -> str:
     return ""
 
 
-def policies() -> str:
-    """At the compiled bytes of each policy of `jax.checkpoint`: what is recomputed."""
-    header = (
-        "policy", "its MiB", "its GFLOP", "memjax's MiB", "memjax's GFLOP", "memjax ÷ policy",
-    )  # fmt: skip
-    parts = []
-    for rows in read("gpt_policies"):
-        lines = [
-            (
-                row["policy"],
-                f"{int(row['policy_bytes']) / MIB:.0f}",
-                f"{float(row['policy_recomputed_flops']) / 1e9:.1f}",
-                f"{int(row['memjax_bytes']) / MIB:.0f}",
-                f"{float(row['memjax_recomputed_flops']) / 1e9:.1f}",
-                f"{float(row['flops_ratio']):.2f}",
-            )
-            for row in rows
-        ]
-        parts += [where(rows), "", *table(header, lines), ""]
-    return "\n".join(parts)
-
-
 def write(folder: Path) -> None:
     """Write each table into a file of its own, to be included."""
     folder.mkdir(exist_ok=True)
-    for name, make in {"graphs": graphs, "policies": policies}.items():
+    for name, make in {"graphs": graphs, "policies": lambda: "\n".join(policies())}.items():
         (folder / f"{name}.md").write_text(make() + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from docs.benchmark_tables import MIB, Row, read, where
+from docs.benchmark_tables import MIB, STALE, Row, read, where
 from memjax.view.palette import GREY, INK, LINES
 
 PLAIN = "plain"
@@ -26,7 +26,10 @@ def main() -> None:
     plt.rcParams.update({"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY})
     figure, axes = plt.subplots(figsize=(8, 3.9), layout="constrained")
     draw(axes, budgets, policies)
-    figure.supxlabel(f"Compiled footprint of one train step, MiB\n{where(budgets)}", fontsize=9)
+    figure.supxlabel(
+        f"Compiled footprint of one train step, MiB\n{where(budgets, 'gpt_budgets').removesuffix(STALE)}",
+        fontsize=9,
+    )
     path = Path(__file__).with_suffix(".svg")
     figure.savefig(path, metadata={"Date": None}, facecolor="white")
     print(f"wrote {path}")

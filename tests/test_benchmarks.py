@@ -4,7 +4,16 @@ import csv
 
 import pytest
 
-from benchmarks import call_overhead, gpt_budgets, losses, models, page_times, record, seeing
+from benchmarks import (
+    call_overhead,
+    gpt_budgets,
+    losses,
+    models,
+    page_times,
+    provenance,
+    record,
+    seeing,
+)
 
 
 @pytest.fixture
@@ -15,11 +24,32 @@ def results(monkeypatch, tmp_path):
 
 
 def test_results_carry_what_they_were_measured_on(results):
-    path = record.write_csv("things", [{"a": 1}, {"a": 2, "b": 3}])
+    path = record.write_csv("things", [{"a": 1}, {"a": 2, "b": 3}], module="losses")
     assert path.parent == results
     rows = list(csv.DictReader(path.open(encoding="utf-8")))
     assert [(row["a"], row["b"]) for row in rows] == [("1", ""), ("2", "3")]
-    assert all(row[key] for row in rows for key in ("jax", "jaxlib", "python", "device_kind"))
+    assert all(
+        row[key] for row in rows for key in ("jax", "jaxlib", "python", "device_kind", "code")
+    )
+
+
+def test_comments_docstrings_and_empty_lines_are_no_code():
+    source = '"""Of a module,\nover two lines."""\n\n# a comment\nx = 1  # why\n\ndef f():\n    "What."\n    return 2\n'
+    assert list(provenance.code_lines(source)) == ["x = 1  # why", "def f():", "    return 2"]
+
+
+def test_code_of_a_benchmark_is_what_it_imports(monkeypatch):
+    """Plans of graphs do not depend on JAX's side of memjax; budgets do."""
+    names = ("plan_quality", "gpt_budgets")
+    before = {name: provenance.code_digest(f"benchmarks.{name}") for name in names}
+    read = provenance._source
+    changed = lambda m: read(m) + ("x = 1" if m == "memjax.emit.rewrite" else "")  # noqa: E731
+    monkeypatch.setattr(provenance, "_source", changed)
+    provenance.code_digest.cache_clear()
+    after = {name: provenance.code_digest(f"benchmarks.{name}") for name in names}
+    provenance.code_digest.cache_clear()
+    assert after["plan_quality"] == before["plan_quality"]
+    assert after["gpt_budgets"] != before["gpt_budgets"]
 
 
 def test_comparisons_are_with_the_plain_row():

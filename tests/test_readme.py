@@ -2,11 +2,13 @@
 
 import re
 import runpy
+import warnings
 from pathlib import Path
 
 import pytest
 
 import memjax
+from benchmarks import provenance
 from docs import benchmark_tables
 from memjax import cli
 from memjax.cli.program import program
@@ -40,8 +42,27 @@ def test_the_api_reference_has_every_public_name(name):
     assert re.search(rf"^.. auto\w+:: memjax\.{re.escape(entry)}$", reference, re.MULTILINE)
 
 
-def test_the_numbers_are_those_of_the_result_files(readme):
-    assert benchmark_tables.numbers() in readme
+def test_the_tables_are_those_of_the_result_files(readme):
+    """Marks apart: they follow the code, and are made anew with the tables."""
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    unmarked = benchmark_tables.demo().replace(benchmark_tables.STALE, "")
+    assert unmarked in readme.replace(benchmark_tables.STALE, "")
+    unmarked = benchmark_tables.page().replace(benchmark_tables.STALE, "")
+    assert unmarked == page.replace(benchmark_tables.STALE, "")
+
+
+def test_results_of_older_code_are_reported():
+    """A warning, as measuring again may take hours."""
+    if stale := benchmark_tables.stale():
+        warnings.warn(f"older than their code: {', '.join(stale)}", stacklevel=1)
+
+
+def test_a_result_is_stale_once_its_code_has_changed(monkeypatch):
+    row = dict.fromkeys(("jax", "jaxlib", "python", "device_kind", "machine", "date"), "")
+    row["code"] = provenance.code_digest("benchmarks.losses")
+    assert benchmark_tables.STALE not in benchmark_tables.where([row], "losses")
+    monkeypatch.setattr(provenance, "code_digest", lambda module: "another")
+    assert benchmark_tables.STALE in benchmark_tables.where([row], "losses")
 
 
 def test_the_script_and_the_commands_run_as_they_are(readme, tmp_path, monkeypatch, capsys):
