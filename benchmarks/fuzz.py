@@ -143,9 +143,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         "programs": len(rows),
         "failed": sum(bool(row["failures"]) for row in rows),
         "seconds_a_program": round(total / max(1, len(rows)), 2),
-        "of_this_code": sum(
-            row["code"] == provenance.code_digest("benchmarks.fuzz") for row in rows
-        ),
+        "of_this_code": sum(row["code"] == code for row in rows),
     }
     of_kind = [
         {"check": check, "kind": kind, "failed": count}

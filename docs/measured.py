@@ -26,10 +26,8 @@ def main() -> None:
     plt.rcParams.update({"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY})
     figure, axes = plt.subplots(figsize=(8, 3.9), layout="constrained")
     draw(axes, budgets, policies)
-    figure.supxlabel(
-        f"Compiled footprint of one train step, MiB\n{where(budgets, 'gpt_budgets').removesuffix(STALE)}",
-        fontsize=9,
-    )
+    measured_on = where(budgets, "gpt_budgets").removesuffix(STALE)
+    figure.supxlabel(f"Compiled footprint of one train step, MiB\n{measured_on}", fontsize=9)
     path = Path(__file__).with_suffix(".svg")
     figure.savefig(path, metadata={"Date": None}, facecolor="white")
     print(f"wrote {path}")

@@ -34,7 +34,8 @@ def test_results_carry_what_they_were_measured_on(results):
 
 
 def test_comments_docstrings_and_empty_lines_are_no_code():
-    source = '"""Of a module,\nover two lines."""\n\n# a comment\nx = 1  # why\n\ndef f():\n    "What."\n    return 2\n'
+    head = '"""Of a module,\nover two lines."""\n\n# a comment\nx = 1  # why\n\n'
+    source = head + 'def f():\n    "What."\n    return 2\n'
     assert list(provenance.code_lines(source)) == ["x = 1  # why", "def f():", "    return 2"]
 
 
