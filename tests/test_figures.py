@@ -12,6 +12,7 @@ matplotlib.use("agg")
 from matplotlib.colors import to_rgb  # noqa: E402
 
 from memjax import figures  # noqa: E402
+from memjax.view import drawing  # noqa: E402
 from memjax.view.palette import AREAS, LINES, PHASES  # noqa: E402
 from tests.seen import BUDGET, analysis, frontier, report  # noqa: E402
 
@@ -120,8 +121,8 @@ def test_saved_at_print_quality(tmp_path, suffix):
         import matplotlib.image
 
         height, width = matplotlib.image.imread(path).shape[:2]
-        assert width >= 6.5 * figures.PRINT_DPI
-        assert height >= 2 * figures.PRINT_DPI
+        assert width >= 6.5 * drawing.PRINT_DPI
+        assert height >= 2 * drawing.PRINT_DPI
 
 
 def test_no_figure_stays_open():

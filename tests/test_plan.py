@@ -327,7 +327,7 @@ def test_another_jax_version_alone_is_no_difference():
 
 SCRIPT = """
 import jax.numpy as jnp
-from memjax.emit.plan import fingerprint
+from memjax.emit.fingerprint import fingerprint
 from tests.programs import shape
 from memjax.program.trace import trace
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import memjax
-from memjax.emit.plan import Plan, fingerprint
+from memjax.emit.fingerprint import fingerprint
+from memjax.emit.plan import Plan
 from memjax.emit.plan_cache import load_plan, plan_path, save_plan
 from memjax.fitting.budgeted import loop_for
 from memjax.fitting.setup import cached_path, describe

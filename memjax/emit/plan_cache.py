@@ -15,7 +15,8 @@ import time
 import warnings
 from pathlib import Path
 
-from memjax.emit.plan import MOST_CHARACTERS, PLAN_VERSION, Fingerprint, Plan
+from memjax.emit.fingerprint import Fingerprint
+from memjax.emit.plan import MOST_CHARACTERS, PLAN_VERSION, Plan
 from memjax.planning.simulate import InvalidPlan
 
 SUFFIX = ".plan.json"

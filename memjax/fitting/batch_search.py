@@ -22,7 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memjax.emit.plan import Plan, fingerprint, schedule_of_plan
+from memjax.emit.fingerprint import fingerprint
+from memjax.emit.plan import Plan, schedule_of_plan
 from memjax.fitting.advice import explained
 from memjax.fitting.batch_result import Refusal
 from memjax.fitting.budgeted import BudgetedStep, loop_for

@@ -19,7 +19,8 @@ import jax
 
 from memjax import _compat
 from memjax.emit.compile import Target
-from memjax.emit.plan import Plan, fingerprint
+from memjax.emit.fingerprint import fingerprint
+from memjax.emit.plan import Plan
 from memjax.emit.plan_cache import load_plan, plan_path, save_plan
 from memjax.fitting.closed_loop import AS_IT_IS, Fitted, Loop
 from memjax.fitting.fit import fit, with_device_scale

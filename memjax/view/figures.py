@@ -9,10 +9,8 @@ shapes (`memjax.view.palette`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from memjax.fitting.curve import Frontier
@@ -21,50 +19,16 @@ from memjax.helpers.budget import format_bytes
 from memjax.planning.simulate import Timeline
 from memjax.pricing.holders import Holder, shares
 from memjax.pricing.idle import IdleGap
+from memjax.view.drawing import new_figure, phase_legend, save
 from memjax.view.palette import BUDGET, GREY, INK, LINES, PHASES, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["frontier", "live_ranges", "peak", "save", "timeline"]
+
 MIB = 2**20
-PRINT_DPI = 300
-_STYLE: Any = {
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GREY,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "hatch.linewidth": 0.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "svg.hashsalt": "memjax",
-}
-
-
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure at print quality; the suffix says how (`.png`, `.pdf`, `.svg`)."""
-    path = Path(path).expanduser()
-    figure.savefig(path, dpi=PRINT_DPI, bbox_inches="tight", facecolor="white")
-    return path
-
-
-@contextmanager
-def _figure(rows: int, width: float, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A new figure with axes one above the other; closed in pyplot, alive for the caller."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'memjax[viz]'") from error
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(
-            rows, 1, figsize=(width, height), layout="constrained", squeeze=False
-        )
-        plt.close(figure)
-        yield figure, list(axes[:, 0])
 
 
 def timeline(found: Report | Analysis) -> Figure:
@@ -78,7 +42,7 @@ def timeline(found: Report | Analysis) -> Figure:
     plain = getattr(found, "plain_timeline", None)
     if plain is not None:
         panels = [("without recomputation", plain), ("as planned", found.timeline)]
-    with _figure(len(panels), 7.2, 1.1 + 1.9 * len(panels)) as (figure, axes):
+    with new_figure(len(panels), 7.2, 1.1 + 1.9 * len(panels)) as (figure, axes):
         top = max(budget_bytes or 0, *(t.peak_bytes for _, t in panels)) / MIB
         for axis, (name, shown) in zip(axes, panels, strict=True):
             _draw_timeline(axis, shown)
@@ -88,7 +52,7 @@ def timeline(found: Report | Analysis) -> Figure:
             if budget_bytes is not None:
                 _draw_budget(axis, budget_bytes)
         axes[-1].set_xlabel("position in the schedule")
-        _phase_legend(figure, {p for _, t in panels for p in t.phases})
+        phase_legend(figure, {p for _, t in panels for p in t.phases})
     return figure
 
 
@@ -133,18 +97,6 @@ def _draw_budget(axis: Axes, budget_bytes: int) -> None:
     )  # fmt: skip
 
 
-def _phase_legend(figure: Figure, phases: set[str]) -> None:
-    from matplotlib.patches import Patch
-
-    shown = [p for p in PHASES if p in phases]
-    handles = [
-        Patch(facecolor=look(p).color, hatch=look(p).hatch, edgecolor="white", label=p)
-        for p in shown
-    ]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-
-
 def live_ranges(found: Report | Analysis, most: int = 24) -> Figure:
     """When the largest values are held, read by nobody, or dropped and computed again.
 
@@ -153,7 +105,7 @@ def live_ranges(found: Report | Analysis, most: int = 24) -> Figure:
         most: how many are shown: those with the most bytes times positions of idle gaps.
     """
     rows = _largest(found, most)
-    with _figure(1, 7.2, 1.2 + 0.2 * len(rows)) as (figure, axes):
+    with new_figure(1, 7.2, 1.2 + 0.2 * len(rows)) as (figure, axes):
         axis = axes[0]
         for row, (value, gaps) in enumerate(rows):
             _draw_life(axis, row, found, value, gaps)
@@ -229,7 +181,7 @@ def frontier(found: Frontier, policies: Mapping[str, tuple[int, float]] | None =
         policies: what else to show as points: name → (bytes, overhead), such as the policies of
             `jax.checkpoint`, in compiled bytes and as a part of the plain step's seconds or FLOPs.
     """
-    with _figure(1, 6.4, 4.0) as (figure, axes):
+    with new_figure(1, 6.4, 4.0) as (figure, axes):
         axis = axes[0]
         _draw_curve(axis, found)
         markers = "^vDPX*<>hp"
@@ -299,7 +251,7 @@ def peak(
     if sum(h.bytes for h in everything if label(h) not in names) >= VISIBLE * total:
         names.append(REST)
     height = 0.24 if len(peaks) == 1 else 0.34
-    with _figure(1, 7.2, 1.2 + height * len(names)) as (figure, axes):
+    with new_figure(1, 7.2, 1.2 + height * len(names)) as (figure, axes):
         axis = axes[0]
         for number, (name, held) in enumerate(peaks):
             _draw_bars(axis, _bars(held, label, names), number, len(peaks), name)
@@ -310,7 +262,7 @@ def peak(
         totals = [f"{n} peak {format_bytes(sum(h.bytes for h in held))}" for n, held in peaks]
         axis.set_title(f"{found.name}: {', '.join(totals)}")
         axis.set_xlabel("MiB")
-        _phase_legend(figure, {h.phase for h in everything if h.bytes >= VISIBLE * total})
+        phase_legend(figure, {h.phase for h in everything if h.bytes >= VISIBLE * total})
     return figure
 
 
