@@ -26,7 +26,7 @@ What memjax was measured to do, on what, and how to measure it again. This page 
 the versions, the device and the commit."""
 BUDGETS = """## Budgets on a GPT
 
-`python -m benchmarks.gpt_budgets`: GPT-2 style, Flax, 8 unrolled layers, width 256, 8 heads, 256
+`python -m benchmarks.budgets_are_met`: GPT-2 style, Flax, 8 unrolled layers, width 256, 8 heads, 256
 tokens, batch 8, vocabulary 4096, AdamW, float32; the state is donated everywhere. *checkpoint* is
 `jax.checkpoint` round each block, keeping all matmuls (*dots*), those without batch dimensions
 (*nobatch*), or nothing (*full*); on CPU with jax before 0.12 compiled with an option without which
@@ -34,34 +34,34 @@ it would save nothing. Step times are medians of interleaved runs; FLOPs are XLA
 the plain step's. *floor* is the smallest budget that works."""
 POLICIES = """## At the bytes of a policy
 
-`python -m benchmarks.gpt_policies`: the same model, with the compiled bytes of each policy of
+`python -m benchmarks.fewer_flops_than_policies`: the same model, with the compiled bytes of each policy of
 `jax.checkpoint` as the budget."""
 LOOPS = """## Loops
 
-`python -m benchmarks.loops`: train steps with loops as they are, with `jax.checkpoint` by hand (on
+`python -m benchmarks.loops_beat_hand_checkpointing`: train steps with loops as they are, with `jax.checkpoint` by hand (on
 the body of the scan, or round a scan over chunks), and within budgets. *gpt* scans over 8 layers,
 *thin gpt* over 64; *lstm* has its loss on the last of 1,000 states, *lstm states* (Flax) on all of
 them. An extra forward pass is the FLOPs of the plain step's forward scan, or a third of the step's
 where there is none."""
 PLANNING = """## Time to plan and compile
 
-`python -m benchmarks.planning_time`: seconds over those that XLA takes to compile the plain step,
+`python -m benchmarks.planning_keeps_to_compile_time`: seconds over those that XLA takes to compile the plain step,
 donated alike. A budget between the floor and plain, the floor, and a refusal; *within* says whether
 that is at most 3 c + 2 s (a budget) or 8 c (the others) for c up to 5 s, and 2 c or 4 c beyond."""
 LOSSES = """## Equal losses
 
-`python -m benchmarks.losses`: over 20 steps the largest relative difference from plain `jax.jit`,
+`python -m benchmarks.losses_are_equal`: over 20 steps the largest relative difference from plain `jax.jit`,
 and what starting one rounding away from the same state makes of plain `jax.jit` itself."""
 CALLS = """## A call, once compiled
 
-`python -m benchmarks.call_overhead`."""
+`python -m benchmarks.calls_add_microseconds`."""
 FUZZ = """## Random programs
 
 `python -m benchmarks.fuzz`: train steps drawn at random, each under some ten budgets against plain
 `jax.jit` in float64. *Failed* are those that break any promise."""
 PLANS = """## Plans of graphs
 
-`python -m benchmarks.plan_quality`: overhead in % of the plain cost, with the budget as a share of
+`python -m benchmarks.plans_are_near_optimal`: overhead in % of the plain cost, with the budget as a share of
 the peak. Checkmate, Moccasin (both at fixed order) and FastSA (free order) are *as published*,
 rounded by their authors, on their machines. *Proven* is the bound that comes with our plan at fixed
 order. Seconds are ours, on one core. The graphs with a seed in their names are drawn by
@@ -70,9 +70,9 @@ FLOORS = """The same at fixed order with 1.15 times the bytes that one node need
 which nothing fits:"""
 PLANS_FIGURE = (
     "![Overhead against budget for the four published graphs: memjax at fixed and free order, the "
-    "proven bound, and the published results.](../benchmarks/results/plan_quality.png)"
+    "proven bound, and the published results.](../benchmarks/results/plans_are_near_optimal.png)"
 )
-MADE_BY = {"seeing_times": "seeing", "gpt2_budgets": "gpt_budgets"}
+MADE_BY = {"peaks_have_lines_times": "peaks_have_lines", "budgets_are_met_gpt2": "budgets_are_met"}
 """The module of a result that is not called like it."""
 SYSTEMS = ("Checkmate", "Moccasin", "FastSA")
 
@@ -153,7 +153,7 @@ def budgets(rows: Sequence[Row]) -> list[str]:
         )
         for row in rows
     )
-    return [where(rows, "gpt_budgets"), "", *table(header, lines), ""]
+    return [where(rows, "budgets_are_met"), "", *table(header, lines), ""]
 
 
 def losses(files: Sequence[Sequence[Row]]) -> list[str]:
@@ -187,7 +187,7 @@ def policies() -> list[str]:
         "policy", "its MiB", "its GFLOP", "memjax's MiB", "memjax's GFLOP", "memjax ÷ policy",
     )  # fmt: skip
     parts: list[str] = []
-    for rows in read("gpt_policies"):
+    for rows in read("fewer_flops_than_policies"):
         lines = [
             (
                 row["policy"],
@@ -199,7 +199,7 @@ def policies() -> list[str]:
             )
             for row in rows
         ]
-        parts += [where(rows, "gpt_policies"), "", *table(header, lines), ""]
+        parts += [where(rows, "fewer_flops_than_policies"), "", *table(header, lines), ""]
     return parts
 
 
@@ -223,7 +223,7 @@ def loops(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row["compiled_bytes"]
     )
-    return [where(rows, "loops"), "", *table(header, lines), ""]
+    return [where(rows, "loops_beat_hand_checkpointing"), "", *table(header, lines), ""]
 
 
 def overheads(files: Sequence[Sequence[Row]]) -> list[str]:
@@ -242,8 +242,11 @@ def overheads(files: Sequence[Sequence[Row]]) -> list[str]:
 
 
 def plan_rows() -> list[Row]:
-    """Rows of `plan_quality`, published graphs first."""
-    paths = (RESULTS / "plan_quality.csv", RESULTS / "plan_quality_generated.csv")
+    """Rows of `plans_are_near_optimal`, published graphs first."""
+    paths = (
+        RESULTS / "plans_are_near_optimal.csv",
+        RESULTS / "plans_are_near_optimal_generated.csv",
+    )
     return [row for path in paths for row in csv.DictReader(path.open(encoding="utf-8"))]
 
 
@@ -254,7 +257,7 @@ def plans() -> list[str]:
         "memjax, free", "s",
     )  # fmt: skip
     published: dict[tuple[str, ...], str] = {}
-    with (RESULTS / "plan_quality_published.csv").open(encoding="utf-8") as file:
+    with (RESULTS / "plans_are_near_optimal_published.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             published[row["system"], row["graph"], row["budget"]] = row["overhead_percent"]
     pairs: dict[tuple[str, str], dict[str, Row]] = {}
@@ -272,7 +275,7 @@ def plans() -> list[str]:
 def floors() -> list[str]:
     """Plans at 1.15 times what the node that needs most holds with its operands."""
     header = ("graph", "budget", "overhead", "proven", "s")
-    with (RESULTS / "plan_quality_floors.csv").open(encoding="utf-8") as file:
+    with (RESULTS / "plans_are_near_optimal_floors.csv").open(encoding="utf-8") as file:
         lines = [
             (row["graph"], f"{float(row['budget']):.1%}", *plan_cells(row, "fixed"))
             for row in csv.DictReader(file)
@@ -305,7 +308,7 @@ def planning_times(rows: Sequence[Row]) -> list[str]:
         )
         for row in rows
     )
-    return [where(rows, "planning_time"), "", *table(header, lines), ""]
+    return [where(rows, "planning_keeps_to_compile_time"), "", *table(header, lines), ""]
 
 
 def fuzzed(files: Sequence[Sequence[Row]]) -> list[str]:
@@ -338,17 +341,17 @@ def demo() -> str:
 def page() -> str:
     """The whole of `docs/benchmarks.md`."""
     lines = [INTRODUCTION, "", BUDGETS, ""]
-    for rows in read("gpt_budgets"):
+    for rows in read("budgets_are_met"):
         lines += budgets(rows)
     lines += [POLICIES, "", *policies(), LOOPS, ""]
-    for rows in read("loops"):
+    for rows in read("loops_beat_hand_checkpointing"):
         lines += loops(rows)
     lines += [PLANNING, ""]
-    for rows in read("planning_time"):
+    for rows in read("planning_keeps_to_compile_time"):
         lines += planning_times(rows)
     for text, module, make in (
-        (LOSSES, "losses", losses),
-        (CALLS, "call_overhead", overheads),
+        (LOSSES, "losses_are_equal", losses),
+        (CALLS, "calls_add_microseconds", overheads),
         (FUZZ, "fuzz", fuzzed),
     ):
         files = read(module)

@@ -13,8 +13,8 @@ Row = dict[str, str]
 
 def graphs() -> str:
     """Overheads on published graphs: as published, and by memjax's planners."""
-    published = _rows(RESULTS / "plan_quality_published.csv")
-    ours = _rows(RESULTS / "plan_quality.csv")
+    published = _rows(RESULTS / "plans_are_near_optimal_published.csv")
+    ours = _rows(RESULTS / "plans_are_near_optimal.csv")
     keys = dict.fromkeys((row["graph"], row["budget"]) for row in published)
     header = (
         "graph", "budget", *(f"{name}, published" for name in SYSTEMS),

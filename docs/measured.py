@@ -21,12 +21,12 @@ PLAIN = "plain"
 
 def main() -> None:
     """Draw the newest result files."""
-    budgets, policies = read("gpt_budgets")[-1], read("gpt_policies")[-1]
+    budgets, policies = read("budgets_are_met")[-1], read("fewer_flops_than_policies")[-1]
     plt.rcParams.update({"font.family": "DejaVu Sans", "font.size": 10, "svg.hashsalt": "memjax"})
     plt.rcParams.update({"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY})
     figure, axes = plt.subplots(figsize=(8, 3.9), layout="constrained")
     draw(axes, budgets, policies)
-    measured_on = where(budgets, "gpt_budgets").removesuffix(STALE)
+    measured_on = where(budgets, "budgets_are_met").removesuffix(STALE)
     figure.supxlabel(f"Compiled footprint of one train step, MiB\n{measured_on}", fontsize=9)
     path = Path(__file__).with_suffix(".svg")
     figure.savefig(path, metadata={"Date": None}, facecolor="white")

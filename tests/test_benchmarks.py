@@ -5,14 +5,14 @@ import csv
 import pytest
 
 from benchmarks import (
-    call_overhead,
-    gpt_budgets,
-    losses,
+    budgets_are_met,
+    calls_add_microseconds,
+    losses_are_equal,
     models,
-    page_times,
+    pages_stay_quick,
+    peaks_have_lines,
     provenance,
     record,
-    seeing,
 )
 
 
@@ -24,7 +24,7 @@ def results(monkeypatch, tmp_path):
 
 
 def test_results_carry_what_they_were_measured_on(results):
-    path = record.write_csv("things", [{"a": 1}, {"a": 2, "b": 3}], module="losses")
+    path = record.write_csv("things", [{"a": 1}, {"a": 2, "b": 3}], module="losses_are_equal")
     assert path.parent == results
     rows = list(csv.DictReader(path.open(encoding="utf-8")))
     assert [(row["a"], row["b"]) for row in rows] == [("1", ""), ("2", "3")]
@@ -41,7 +41,7 @@ def test_comments_docstrings_and_empty_lines_are_no_code():
 
 def test_code_of_a_benchmark_is_what_it_imports(monkeypatch):
     """Plans of graphs do not depend on JAX's side of memjax; budgets do."""
-    names = ("plan_quality", "gpt_budgets")
+    names = ("plans_are_near_optimal", "budgets_are_met")
     before = {name: provenance.code_digest(f"benchmarks.{name}") for name in names}
     read = provenance._source
     changed = lambda m: read(m) + ("x = 1" if m == "memjax.emit.rewrite" else "")  # noqa: E731
@@ -49,8 +49,8 @@ def test_code_of_a_benchmark_is_what_it_imports(monkeypatch):
     provenance.code_digest.cache_clear()
     after = {name: provenance.code_digest(f"benchmarks.{name}") for name in names}
     provenance.code_digest.cache_clear()
-    assert after["plan_quality"] == before["plan_quality"]
-    assert after["gpt_budgets"] != before["gpt_budgets"]
+    assert after["plans_are_near_optimal"] == before["plans_are_near_optimal"]
+    assert after["budgets_are_met"] != before["budgets_are_met"]
 
 
 def test_comparisons_are_with_the_plain_row():
@@ -59,7 +59,7 @@ def test_comparisons_are_with_the_plain_row():
         "variant": "50MiB", "flops": 12.0, "first_call_seconds": 3.0,
         "predicted_bytes": 99, "compiled_bytes": 100, "budget_bytes": 100,
     }  # fmt: skip
-    compared, row = gpt_budgets.with_comparisons([plain, budgeted])
+    compared, row = budgets_are_met.with_comparisons([plain, budgeted])
     assert compared["recomputed_flops_xla"] == 0
     assert row["recomputed_flops_xla"] == 2
     assert row["first_call_ratio"] == 1.5
@@ -69,7 +69,7 @@ def test_comparisons_are_with_the_plain_row():
 
 @pytest.mark.parametrize("variant", ["checkpoint full", "110MiB"])
 def test_first_call_of_a_small_gpt(variant):
-    row = gpt_budgets.first_call(variant, layers=0)
+    row = budgets_are_met.first_call(variant, layers=0)
     assert row["first_call_seconds"] > 0
     assert row["flops"] > 0
     in_use = row["argument_bytes"] + row["output_bytes"] - row["alias_bytes"] + row["temp_bytes"]
@@ -79,24 +79,26 @@ def test_first_call_of_a_small_gpt(variant):
 
 def test_losses_of_a_model_that_cannot_reach_its_share(monkeypatch):
     """Its budget is then its floor."""
-    monkeypatch.setitem(losses.TASKS, "dropout", lambda: models.dropout(layers=3))
-    monkeypatch.setattr(losses, "SHARE", 0.01)
-    monkeypatch.setattr(losses, "STEPS", 3)
-    row = losses.compare("dropout")
+    monkeypatch.setitem(losses_are_equal.TASKS, "dropout", lambda: models.dropout(layers=3))
+    monkeypatch.setattr(losses_are_equal, "SHARE", 0.01)
+    monkeypatch.setattr(losses_are_equal, "STEPS", 3)
+    row = losses_are_equal.compare("dropout")
     assert row["compiled_bytes"] <= row["budget_bytes"] < row["plain_bytes"]
     assert row["largest_relative_difference"] < 1e-5
 
 
 def test_call_overhead_measures_both(monkeypatch):
-    monkeypatch.setattr(call_overhead, "CALLS", 2)
-    monkeypatch.setattr(call_overhead, "BLOCKS", 2)
-    row = call_overhead.measure(leaves=2)
+    monkeypatch.setattr(calls_add_microseconds, "CALLS", 2)
+    monkeypatch.setattr(calls_add_microseconds, "BLOCKS", 2)
+    row = calls_add_microseconds.measure(leaves=2)
     assert row["jit_seconds"] > 0
     assert row["memjax_seconds"] - row["jit_seconds"] == row["overhead_seconds"]
 
 
 def test_seeing_counts_the_attributed_part_of_both_peaks():
-    rows = seeing.attributed(["64MiB"], layers=1, width=32, heads=2, tokens=32, batch=2, vocab=64)
+    rows = peaks_have_lines.attributed(
+        ["64MiB"], layers=1, width=32, heads=2, tokens=32, batch=2, vocab=64
+    )
     assert [(row["program"], row["peak"]) for row in rows] == [
         ("plain", "predicted"),
         ("64MiB", "predicted"),
@@ -108,13 +110,13 @@ def test_seeing_counts_the_attributed_part_of_both_peaks():
 
 
 def test_analysis_times_are_of_the_same_step():
-    times = seeing.analysis_times(layers=1)
+    times = peaks_have_lines.analysis_times(layers=1)
     assert times["eqns"] > 500
     assert times["analyze_seconds"] > 0
 
 
 def test_the_chain_of_the_page_benchmark():
-    shown = page_times.chain(100)
+    shown = pages_stay_quick.chain(100)
     timeline = shown.views[0].timeline
     assert len(timeline.bytes_at) == 100
     assert timeline.peak_bytes == 51 * 2**20

@@ -1,6 +1,6 @@
 """Overhead of plans on graphs, against what is proven and what is published.
 
-    python benchmarks/plan_quality.py --graphs DIR --budgets 0.9 0.8 0.7 0.5 \
+    python benchmarks/plans_are_near_optimal.py --graphs DIR --budgets 0.9 0.8 0.7 0.5 \
         [--planner NAME] [--modes fixed free] [--csv OUT] \
         [--figure OUT --published CSV]
 

@@ -3,7 +3,7 @@
 Claim: less than 20 µs on a trivial step. Measured by turns, in blocks of calls whose results
 feed the next call; the median over the blocks.
 
-    python -m benchmarks.call_overhead
+    python -m benchmarks.calls_add_microseconds
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
     rows = [measure(leaves) for leaves in LEAVES]
     for row in rows:
         print(row)
-    write_csv("call_overhead", rows)
+    write_csv("calls_add_microseconds", rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ one, donated as memjax does):
 Plain compilations stand before and after the others in the same process, without JAX's caches;
 c is their median. One run of each, so single ratios are noisy; the machine should be quiet.
 
-    python -m benchmarks.planning_time [NAME ...]
+    python -m benchmarks.planning_keeps_to_compile_time [NAME ...]
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def main() -> None:
             rows.append(found)
             print(*(f"{found[k]!s:>12}" for k in list(found)[:10]), flush=True)
     if not names:
-        write_csv("planning_time", rows)
+        write_csv("planning_keeps_to_compile_time", rows)
 
 
 if __name__ == "__main__":

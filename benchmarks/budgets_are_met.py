@@ -14,7 +14,7 @@ Bytes, FLOPs and first calls are measured in one process each. Step times are me
 interleaved in one process: every round runs each variant once; medians over the rounds, and
 the ratio is the median of each round's ratio to plain.
 
-    python -m benchmarks.gpt_budgets
+    python -m benchmarks.budgets_are_met
 """
 
 from __future__ import annotations
@@ -174,12 +174,12 @@ def main() -> None:
     options = (f"--layers={arguments.layers}", f"--rounds={arguments.rounds}")
     rows = []
     for name in (*VARIANTS, "floor"):
-        rows.append(in_new_process("benchmarks.gpt_budgets", *options, "--child", name))
+        rows.append(in_new_process("benchmarks.budgets_are_met", *options, "--child", name))
         print(rows[-1], flush=True)
-    times = in_new_process("benchmarks.gpt_budgets", *options, "--child", "times")
+    times = in_new_process("benchmarks.budgets_are_met", *options, "--child", "times")
     rows = [{**row, **times.get(row["variant"], {})} for row in with_comparisons(rows)]
-    name = "gpt_budgets" if arguments.layers == 8 else f"gpt{arguments.layers}_budgets"
-    write_csv(name, rows, module="gpt_budgets")
+    name = "budgets_are_met" if arguments.layers == 8 else f"budgets_are_met_gpt{arguments.layers}"
+    write_csv(name, rows, module="budgets_are_met")
 
 
 if __name__ == "__main__":

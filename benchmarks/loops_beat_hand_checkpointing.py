@@ -20,7 +20,7 @@ FLOPs are counted on the jaxpr that is compiled, in the same way for all variant
 pass is the plain step's forward scan. Steps are timed interleaved: each round trains each
 variant by one step; the ratio is the median of each round's ratio to plain.
 
-    python -m benchmarks.loops [program …]
+    python -m benchmarks.loops_beat_hand_checkpointing [program …]
 """
 
 from __future__ import annotations
@@ -270,11 +270,13 @@ def main() -> None:
     rows = []
     for name in arguments.programs:
         options = [f"--only-bytes={name}"] if name in arguments.only_bytes else []
-        new = in_new_process("benchmarks.loops", *options, "--child", name)["rows"]
+        new = in_new_process("benchmarks.loops_beat_hand_checkpointing", *options, "--child", name)[
+            "rows"
+        ]
         rows += new
         for row in new:
             print(json.dumps(row), flush=True)
-    write_csv("loops", rows)
+    write_csv("loops_beat_hand_checkpointing", rows)
 
 
 if __name__ == "__main__":

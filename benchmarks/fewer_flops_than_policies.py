@@ -8,7 +8,7 @@ Claims that these numbers could refute, on the reference GPT:
 FLOPs are XLA's count of the compiled program minus that of the plain one, for both. The bound
 is the proven least overhead in predicted seconds at this order.
 
-    python -m benchmarks.gpt_policies
+    python -m benchmarks.fewer_flops_than_policies
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
             }
         )
         print(rows[-1])
-    write_csv("gpt_policies", rows)
+    write_csv("fewer_flops_than_policies", rows)
 
 
 if __name__ == "__main__":

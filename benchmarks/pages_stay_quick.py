@@ -1,10 +1,10 @@
 """First drawing, zooms, filters and hovers of the HTML page, in a browser without a window.
 
-    python -m benchmarks.page_times [--layers 100] [--shot page.png]
+    python -m benchmarks.pages_stay_quick [--layers 100] [--shot page.png]
 
 Two pages: a plan for a GPT of some 50,000 eqns at half of its predicted peak, planned but not
 compiled, of which a quarter store something and so are positions; and a made-up chain with
-50,000 positions. Needs playwright and a Chromium, its own or one on PATH. Writes `page_times`.
+50,000 positions. Needs playwright and a Chromium, its own or one on PATH. Writes `pages_stay_quick`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.planning_growth import coarse_of
+from benchmarks.planning_is_near_linear import coarse_of
 from benchmarks.record import write_csv
 from memjax.demo.gpt import gpt_task
 from memjax.planning.planners import get_planner
@@ -150,7 +150,7 @@ def main() -> None:
             }
             print(row)
             rows.append(row)
-    write_csv("page_times", rows)
+    write_csv("pages_stay_quick", rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ Claims that these numbers could refute:
 The models are thin (width 64, 32 tokens), so that compiling them takes seconds: planning time
 does not depend on the widths. The budget is half of the predicted plain footprint.
 
-    python -m benchmarks.planning_growth
+    python -m benchmarks.planning_is_near_linear
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def main() -> None:
         "bytes_exponent": exponent(rows, "planner_bytes"),
     }
     print(fitted)
-    write_csv("planning_growth", [{**row, **fitted} for row in rows])
+    write_csv("planning_is_near_linear", [{**row, **fitted} for row in rows])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ one part in 2²³ larger, the smallest step of float32. Training amplifies both 
 
 Each model gets a budget of a share of its plain footprint, or its floor where that is more.
 
-    python -m benchmarks.losses
+    python -m benchmarks.losses_are_equal
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main() -> None:
     for name in TASKS:
         rows.append(compare(name))
         print(rows[-1], flush=True)
-    write_csv("losses", rows)
+    write_csv("losses_are_equal", rows)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 unrolled, scanned, and with gradients added up over microbatches; and how long an analysis of
 10,000 eqns and the import of memjax take.
 
-    python -m benchmarks.seeing [--budgets 355MiB …]
+    python -m benchmarks.peaks_have_lines [--budgets 355MiB …]
 
-Writes `seeing` (a row for each peak) and `seeing_times`.
+Writes `seeing` (a row for each peak) and `peaks_have_lines_times`.
 """
 
 from __future__ import annotations
@@ -132,13 +132,13 @@ def main() -> None:
     arguments = parser.parse_args()
     times = {**import_times(), **analysis_times(MANY_EQNS_LAYERS)}
     print(times)
-    write_csv("seeing_times", [times], module="seeing")
+    write_csv("peaks_have_lines_times", [times], module="peaks_have_lines")
     if not arguments.budgets:
         return
     rows = [found for model in MODELS for found in attributed(arguments.budgets, model)]
     for found in rows:
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()})
-    write_csv("seeing", rows)
+    write_csv("peaks_have_lines", rows)
 
 
 if __name__ == "__main__":
