@@ -4,7 +4,7 @@
 
 Two pages: a plan for a GPT of some 50,000 eqns at half of its predicted peak, planned but not
 compiled, of which a quarter store something and so are positions; and a made-up chain with
-50,000 positions. Needs playwright and a Chromium, its own or one on PATH. Writes `pages_stay_quick`.
+50,000 positions. Needs playwright and a Chromium, its own or one on PATH.
 """
 
 from __future__ import annotations

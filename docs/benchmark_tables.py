@@ -26,32 +26,33 @@ What memjax was measured to do, on what, and how to measure it again. This page 
 the versions, the device and the commit."""
 BUDGETS = """## Budgets on a GPT
 
-`python -m benchmarks.budgets_are_met`: GPT-2 style, Flax, 8 unrolled layers, width 256, 8 heads, 256
-tokens, batch 8, vocabulary 4096, AdamW, float32; the state is donated everywhere. *checkpoint* is
-`jax.checkpoint` round each block, keeping all matmuls (*dots*), those without batch dimensions
+`python -m benchmarks.budgets_are_met`: GPT-2 style, Flax, 8 unrolled layers, width 256, 8 heads,
+256 tokens, batch 8, vocabulary 4096, AdamW, float32; the state is donated everywhere. *checkpoint*
+is `jax.checkpoint` round each block, keeping all matmuls (*dots*), those without batch dimensions
 (*nobatch*), or nothing (*full*); on CPU with jax before 0.12 compiled with an option without which
 it would save nothing. Step times are medians of interleaved runs; FLOPs are XLA's own count beyond
 the plain step's. *floor* is the smallest budget that works."""
 POLICIES = """## At the bytes of a policy
 
-`python -m benchmarks.fewer_flops_than_policies`: the same model, with the compiled bytes of each policy of
-`jax.checkpoint` as the budget."""
+`python -m benchmarks.fewer_flops_than_policies`: the same model, with the compiled bytes of each
+policy of `jax.checkpoint` as the budget."""
 LOOPS = """## Loops
 
-`python -m benchmarks.loops_beat_hand_checkpointing`: train steps with loops as they are, with `jax.checkpoint` by hand (on
-the body of the scan, or round a scan over chunks), and within budgets. *gpt* scans over 8 layers,
-*thin gpt* over 64; *lstm* has its loss on the last of 1,000 states, *lstm states* (Flax) on all of
-them. An extra forward pass is the FLOPs of the plain step's forward scan, or a third of the step's
-where there is none."""
+`python -m benchmarks.loops_beat_hand_checkpointing`: train steps with loops as they are, with
+`jax.checkpoint` by hand (on the body of the scan, or round a scan over chunks), and within budgets.
+*gpt* scans over 8 layers, *thin gpt* over 64; *lstm* has its loss on the last of 1,000 states,
+*lstm states* (Flax) on all of them. An extra forward pass is the FLOPs of the plain step's forward
+scan, or a third of the step's where there is none."""
 PLANNING = """## Time to plan and compile
 
-`python -m benchmarks.planning_keeps_to_compile_time`: seconds over those that XLA takes to compile the plain step,
-donated alike. A budget between the floor and plain, the floor, and a refusal; *within* says whether
-that is at most 3 c + 2 s (a budget) or 8 c (the others) for c up to 5 s, and 2 c or 4 c beyond."""
+`python -m benchmarks.planning_keeps_to_compile_time`: seconds over those that XLA takes to compile
+the plain step, donated alike. A budget between the floor and plain, the floor, and a refusal;
+*within* says whether that is at most 3 c + 2 s (a budget) or 8 c (the others) for c up to 5 s, and
+2 c or 4 c beyond."""
 LOSSES = """## Equal losses
 
-`python -m benchmarks.losses_are_equal`: over 20 steps the largest relative difference from plain `jax.jit`,
-and what starting one rounding away from the same state makes of plain `jax.jit` itself."""
+`python -m benchmarks.losses_are_equal`: over 20 steps the largest relative difference from plain
+`jax.jit`, and what starting one rounding away from the same state makes of plain `jax.jit` itself."""
 CALLS = """## A call, once compiled
 
 `python -m benchmarks.calls_add_microseconds`."""
@@ -61,11 +62,11 @@ FUZZ = """## Random programs
 `jax.jit` in float64. *Failed* are those that break any promise."""
 PLANS = """## Plans of graphs
 
-`python -m benchmarks.plans_are_near_optimal`: overhead in % of the plain cost, with the budget as a share of
-the peak. Checkmate, Moccasin (both at fixed order) and FastSA (free order) are *as published*,
-rounded by their authors, on their machines. *Proven* is the bound that comes with our plan at fixed
-order. Seconds are ours, on one core. The graphs with a seed in their names are drawn by
-`benchmarks/graphs.py` like the published random ones."""
+`python -m benchmarks.plans_are_near_optimal`: overhead in % of the plain cost, with the budget as a
+share of the peak. Checkmate, Moccasin (both at fixed order) and FastSA (free order) are *as
+published*, rounded by their authors, on their machines. *Proven* is the bound that comes with our
+plan at fixed order. Seconds are ours, on one core. The graphs with a seed in their names are drawn
+by `benchmarks/graphs.py` like the published random ones."""
 FLOORS = """The same at fixed order with 1.15 times the bytes that one node needs for itself, below
 which nothing fits:"""
 PLANS_FIGURE = (

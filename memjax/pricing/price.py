@@ -33,7 +33,7 @@ SMALL_EQN_FLOPS = 4_000_000
 """A body that writes no more in an iteration, in eqns that take no more each, is left to XLA's
 order. XLA:CPU runs small eqns side by side, which took a third off the step of a Flax LSTM
 (matmuls of 2 million FLOPs); matmuls of 8 million, which it runs on several threads, are faster
-one after the other. `benchmarks/loops.py` has both."""
+one after the other. `benchmarks/loops_beat_hand_checkpointing.py` has both."""
 
 
 @dataclass
