@@ -52,7 +52,8 @@ the plain step, donated alike. A budget between the floor and plain, the floor, 
 LOSSES = """## Equal losses
 
 `python -m benchmarks.losses_are_equal`: over 20 steps the largest relative difference from plain
-`jax.jit`, and what starting one rounding away from the same state makes of plain `jax.jit` itself."""
+`jax.jit`, and what starting one rounding away from the same state makes of plain `jax.jit`
+itself."""
 CALLS = """## A call, once compiled
 
 `python -m benchmarks.calls_add_microseconds`."""
