@@ -10,9 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import config as jax_config
-from jax._src import core as jax_core
-from jax._src import mesh as jax_mesh
+from jax._src import config as jax_config, core as jax_core, mesh as jax_mesh
 
 config: Any = jax.config
 """JAX's settings; the types of older versions do not know them."""
@@ -93,3 +91,21 @@ def default_device() -> Any:
     if isinstance(chosen, str):
         return jax.devices(chosen)[0]
     return chosen or jax.devices()[0]
+
+
+def jit_settings(function: Any) -> dict[str, Any] | None:
+    """What `jax.jit` was told about the function that it made; None for any other function.
+
+    Only what the user said: static and donated arguments, shardings, compiler options.
+    """
+    info = getattr(function, "_jit_info", None)
+    if info is None or not hasattr(function, "__wrapped__"):
+        return None
+    names = ("static_argnums", "static_argnames", "donate_argnums", "donate_argnames")
+    found = {name: value for name in names if (value := getattr(info, name, ()))}
+    for name in ("in_shardings", "out_shardings"):
+        leaves = getattr(info, f"{name}_leaves", ())
+        if any(type(leaf).__name__ != "UnspecifiedValue" for leaf in leaves):
+            found[name] = jax.tree_util.tree_unflatten(getattr(info, f"{name}_treedef"), leaves)
+    options = getattr(info, "compiler_options_kvs", ())
+    return {**found, "compiler_options": dict(options)} if options else found

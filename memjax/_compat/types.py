@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax._src import config as jax_config
-from jax._src import core as jax_core
+from jax._src import config as jax_config, core as jax_core
 
 
 def shard_map_like(eqn: Any, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -115,8 +115,7 @@ def measure(variant: Variant, report: Callable[[str], None]) -> Measurement:
     import jax
     import numpy as np
 
-    from memjax.demo import corpus
-    from memjax.demo import measure as m
+    from memjax.demo import corpus, measure as m
     from memjax.demo.gpt import gpt_task
 
     task = gpt_task(

@@ -12,6 +12,7 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,10 +23,7 @@ from memjax.emit.plan import Plan
 from memjax.fitting.advice import explained
 from memjax.fitting.closed_loop import BudgetInfeasible, Fitted, Loop
 from memjax.fitting.methods import method_of, settings_of_method
-from memjax.fitting.report import (
-    Report,
-    make_report,
-)
+from memjax.fitting.report import Report, make_report
 from memjax.fitting.setup import (
     Settings,
     decide_donations,
@@ -35,8 +33,10 @@ from memjax.fitting.setup import (
     make_loop,
     resolved,
     trace_call,
+    without_jit,
 )
 from memjax.helpers.budget import budget_bytes
+from memjax.program import objects
 from memjax.program.donation import Donation, without_shared_buffers
 from memjax.program.signature import Call, Statics, as_tuple, committed, leaf_placement, weak_types
 from memjax.program.trace import step_name
@@ -98,6 +98,7 @@ class BudgetedStep:
             raise TypeError(f"memory_budget decorates a function, not {step!r}")
         if isinstance(step, (staticmethod, classmethod)):
             raise TypeError("put @staticmethod or @classmethod above @memory_budget, not below")
+        step, settings = without_jit(step, settings)
         functools.update_wrapper(self, step, updated=())
         self._step = step
         self._settings = resolved(settings, step)
@@ -175,7 +176,9 @@ class BudgetedStep:
             BudgetInfeasible: at the first call with these shapes, if no plan fits.
             RuntimeError: an argument was given up to an earlier call.
         """
-        args = (*self._leading, *args)
+        return self._call((*self._leading, *args), kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = self._statics.split(args, kwargs)
         entry = self._made.newest
         if (
@@ -196,9 +199,12 @@ class BudgetedStep:
             return self._retry(call, args, kwargs, entry, error)
         return jax.tree_util.tree_unflatten(entry.out_tree, flat)
 
-    def _slow_call(self, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def _slow_call(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if objects.among(call.tree, call.leaves):
+            with self._taken_apart(args, kwargs) as (args, kwargs, put_back):
+                return put_back(self._call(args, kwargs))
         if not _compat.runs_compiled() or any(map(_compat.is_tracer, call.leaves)):
-            return self._as_jit(kwargs)(*args, **kwargs)
+            return self._as_jit(args, kwargs)(*args, **kwargs)
         self._check_alive(call)
         entry = self._entry(call, args, kwargs)
         leaves = without_shared_buffers(call.leaves, entry.donated)
@@ -206,10 +212,16 @@ class BudgetedStep:
         self._made.newest = entry if _same(leaves, call.leaves) else None
         return jax.tree_util.tree_unflatten(entry.out_tree, entry.run(*leaves))
 
+    def _taken_apart(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> AbstractContextManager[objects.Apart]:
+        """The arguments as JAX is to see them, and what puts results back to the user's."""
+        return objects.taken_apart(args, kwargs, returns_all=self._settings.donates_as_jit)
+
     def _retry(
         self,
         call: Call,
-        args: Sequence[Any],
+        args: tuple[Any, ...],
         kwargs: dict[str, Any],
         entry: Entry,
         error: Exception,
@@ -224,10 +236,10 @@ class BudgetedStep:
                 raise error
         return self._slow_call(call, args, kwargs)
 
-    def _as_jit(self, kwargs: dict[str, Any]) -> Callable[..., Any]:
+    def _as_jit(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
         """The plain step, for calls that no program of ours can be: their budget, not ours."""
         return jax.jit(
-            self._step,
+            objects.as_function(self._step, args, kwargs),
             static_argnums=self._statics.argnums or None,
             static_argnames=self._statics.argnames or None,
             **self._settings.given_shardings(kwargs),
@@ -256,9 +268,11 @@ class BudgetedStep:
         For `jax.export.export` and other transformations of whole programs. What the step asks
         of XLA beside its program, donation and compiler options, is not part of it.
         """
-        args = (*self._leading, *args)
-        call = self._statics.split(args, kwargs)
-        entry = self._entry(call, args, kwargs)
+        with self._taken_apart((*self._leading, *args), kwargs) as (args, kwargs, _):
+            return self._trace(args, kwargs)
+
+    def _trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.stages.Traced:
+        entry = self._entry(self._statics.split(args, kwargs), args, kwargs)
         run = jax.extend.core.jaxpr_as_fun(entry.fitted.step.jaxpr)
 
         def planned(*args: Any, **kwargs: Any) -> Any:
@@ -279,8 +293,8 @@ class BudgetedStep:
         return self._entry_of(args, kwargs).fitted.step.jaxpr
 
     def _entry_of(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Entry:
-        args = (*self._leading, *args)
-        return self._entry(self._statics.split(args, kwargs), args, kwargs)
+        with self._taken_apart((*self._leading, *args), kwargs) as (args, kwargs, _):
+            return self._entry(self._statics.split(args, kwargs), args, kwargs)
 
     def _entry(self, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Entry:
         made, context = self._made, _compat.call_context()
@@ -322,7 +336,7 @@ class BudgetedStep:
         self, call: Call, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[Loop, tuple[Donation, ...]]:
         """A closed loop that is ready to run, and the verdict on donation."""
-        settings, step = self._settings, self._step
+        settings, step = self._settings, objects.as_function(self._step, args, kwargs)
         program = trace_call(step, self._statics, args, kwargs)
         donations = decide_donations(program, settings, call, step)
         donated = given_up(donations, settings, call, step)
@@ -359,5 +373,5 @@ def loop_for(
     """A closed loop that is ready to run, and the verdict on donation, for a call of a step."""
     if not isinstance(step, BudgetedStep):
         step = BudgetedStep(step, Settings(budget=1))
-    args = (*step._leading, *args)
-    return step._loop(step._statics.split(args, kwargs), args, kwargs)
+    with step._taken_apart((*step._leading, *args), kwargs) as (args, kwargs, _):
+        return step._loop(step._statics.split(args, kwargs), args, kwargs)

@@ -7,6 +7,7 @@ a `Loop` that knows the device, the shardings and the planner.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -111,6 +112,33 @@ def resolved(settings: Settings, step: Callable[..., Any]) -> Settings:
     if both:
         raise ValueError(f"arguments cannot be both static and donated: {sorted(map(str, both))}")
     return replace(changed, donate_argnums=found_nums, donate_argnames=found_names)
+
+
+FRAMEWORK_JITS = frozenset({"flax.nnx.transforms.compilation", "equinox._jit"})
+"""The modules in which frameworks have what their own `jit` makes of a function."""
+
+
+def without_jit(
+    step: Callable[..., Any], settings: Settings
+) -> tuple[Callable[..., Any], Settings]:
+    """The function that a user has jitted already, and the settings with those of that jit.
+
+    Of `jax.jit` its static and donated arguments and shardings are taken over, of `nnx.jit` the
+    static ones; what memory_budget is given itself wins. What `nnx.jit` and `eqx.filter_jit`
+    do for the objects of their frameworks is done for any step.
+    """
+    of_jit = _compat.jit_settings(step)
+    is_framework = type(step).__module__ in FRAMEWORK_JITS
+    if of_jit is None and not is_framework:
+        return step, settings
+    if of_jit is None:
+        static = as_tuple(getattr(step, "static_argnums", None))
+        of_jit = {"static_argnums": static} if static else {}
+    given = {name for name in of_jit if getattr(settings, name) is not None}
+    if settings.donate != "auto":
+        given |= {"donate_argnums", "donate_argnames"}
+    taken = {name: value for name, value in of_jit.items() if name not in given}
+    return inspect.unwrap(step), replace(settings, **taken)
 
 
 def trace_call(

@@ -14,10 +14,7 @@ from memjax.emit.plan import Plan
 from memjax.fitting.batch_result import MaxBatch
 from memjax.fitting.curve import Frontier
 from memjax.fitting.report import Analysis, Report
-from memjax.view import html as _html
-from memjax.view import page, plan_text, searches
-from memjax.view import text as _text
-from memjax.view import to_dict as _dict
+from memjax.view import html as _html, page, plan_text, searches, text as _text, to_dict as _dict
 from memjax.xla.peak import XlaPeak
 
 
