@@ -13,7 +13,7 @@ import types
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -21,7 +21,8 @@ import jax
 from memjax import _compat
 from memjax.emit.plan import Plan
 from memjax.fitting.advice import explained
-from memjax.fitting.closed_loop import BudgetInfeasible, Fitted, Loop
+from memjax.fitting.closed_loop import BudgetInfeasible, Loop
+from memjax.fitting.entry import Entry, Made, key_of, same_objects
 from memjax.fitting.methods import method_of, settings_of_method
 from memjax.fitting.report import Report, make_report
 from memjax.fitting.setup import (
@@ -40,54 +41,6 @@ from memjax.program import objects
 from memjax.program.donation import Donation, without_shared_buffers
 from memjax.program.signature import Call, Statics, as_tuple, committed, leaf_placement, weak_types
 from memjax.program.trace import step_name
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What was made for one signature.
-
-    Attributes:
-        tree: structure of the dynamic arguments.
-        static: the static ones.
-        context: what of JAX's own state it was made under.
-        weak: which leaves are of weak type, where a compiled program does not check that.
-        committed: which leaves insist on their devices, where there are several; no compiled
-            program checks that.
-        run: the compiled program, of flat leaves.
-        out_tree: structure of the result.
-        donated: indices of the leaves that a call gives up.
-        fitted: how it came about.
-        budget_bytes: what it was made for.
-    """
-
-    tree: Any
-    static: tuple[tuple[int | str, type, Hashable], ...]
-    context: Hashable
-    weak: tuple[bool, ...] | None
-    committed: tuple[bool, ...] | None
-    run: Callable[..., Any]
-    out_tree: Any
-    donated: tuple[int, ...]
-    fitted: Fitted
-    budget_bytes: int
-
-    def given_up(self, leaves: Sequence[Any]) -> bool:
-        """Whether an earlier call, or this one, took the first of the donated leaves.
-
-        A call that fails takes all of them or none, so one tells which it was, and costs a
-        call less than all would.
-        """
-        return bool(self.donated) and _compat.is_deleted(leaves[self.donated[0]])
-
-
-@dataclass
-class Made:
-    """What a step made so far, by signature, and who is making more."""
-
-    entries: dict[Hashable, Entry] = field(default_factory=dict)
-    making: dict[Hashable, threading.RLock] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    newest: Entry | None = None
 
 
 class BudgetedStep:
@@ -209,7 +162,7 @@ class BudgetedStep:
         entry = self._entry(call, args, kwargs)
         leaves = without_shared_buffers(call.leaves, entry.donated)
         # A caller who passes the same memory twice will do so again: not by the fast way.
-        self._made.newest = entry if _same(leaves, call.leaves) else None
+        self._made.newest = entry if same_objects(leaves, call.leaves) else None
         return jax.tree_util.tree_unflatten(entry.out_tree, entry.run(*leaves))
 
     def _taken_apart(
@@ -230,9 +183,9 @@ class BudgetedStep:
         if any(map(_compat.is_tracer, call.leaves)):
             return self._slow_call(call, args, kwargs)
         self._check_alive(call)
-        if _same(without_shared_buffers(call.leaves, entry.donated), call.leaves):
+        if same_objects(without_shared_buffers(call.leaves, entry.donated), call.leaves):
             ran = isinstance(error, RuntimeError)
-            if ran or self._made.entries.get(_key(call, entry.context)) is entry:
+            if ran or self._made.entries.get(key_of(call, entry.context)) is entry:
                 raise error
         return self._slow_call(call, args, kwargs)
 
@@ -298,7 +251,7 @@ class BudgetedStep:
 
     def _entry(self, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Entry:
         made, context = self._made, _compat.call_context()
-        key = _key(call, context)
+        key = key_of(call, context)
         with made.lock:
             if key in made.entries:
                 return made.entries[key]
@@ -357,14 +310,6 @@ class BudgetedStep:
                     "the argument with memory_budget(..., donate=None) or donate=(the "
                     "arguments that may go,)"
                 )
-
-
-def _key(call: Call, context: Hashable) -> Hashable:
-    return context, call.key()
-
-
-def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
-    return all(a is b for a, b in zip(some, others, strict=True))
 
 
 def loop_for(
