@@ -6,11 +6,13 @@ sees jaxprs through the functions of this module.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from types import CodeType
 from typing import Any
 
@@ -19,9 +21,10 @@ import numpy as np
 from jax._src import config as jax_config
 from jax._src import core as jax_core
 from jax._src import mesh as jax_mesh
-from jax._src import source_info_util
+from jax._src import source_info_util, xla_bridge
 from jax._src.array import ArrayImpl
 from jax._src.interpreters import partial_eval, pxla
+from jax.experimental import topologies
 from jax.extend import core as jex
 
 Literal = jex.Literal
@@ -511,3 +514,47 @@ def default_device() -> Any:
     if isinstance(chosen, str):
         return jax.devices(chosen)[0]
     return chosen or jax.devices()[0]
+
+
+def struct_at(struct: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+    """The same type, placed elsewhere; None leaves that open."""
+    return jax.ShapeDtypeStruct(
+        struct.shape, struct.dtype, weak_type=bool(struct.weak_type), sharding=sharding
+    )
+
+
+JAX_VERSION: tuple[int, ...] = tuple(jax.__version_info__)
+
+
+def attached_devices(platform: str) -> list[Any]:
+    """The devices of a platform that are there; none where JAX has no backend for it."""
+    try:
+        return list(jax.devices(platform))
+    except (RuntimeError, AssertionError):  # the latter where no backend at all is to be had
+        return []
+
+
+def is_compile_only(device: Any) -> bool:
+    """Whether a device comes from a topology, and runs nothing."""
+    return type(getattr(device, "client", None)).__name__ == "CompileOnlyPyClient"
+
+
+def compile_only_devices(platform: str, name: str, **options: Any) -> tuple[Any, ...]:
+    """The devices of a topology.
+
+    Raises:
+        RuntimeError: there is no such topology, or no compiler for it.
+    """
+    topology = topologies.get_topology_desc(platform=platform, topology_name=name, **options)
+    return tuple(topology.devices)
+
+
+def register_plugins(platform: str, modules: Sequence[str]) -> None:
+    """Let plugins register what they have for a platform, where they did not at the first time.
+
+    JAX looks for its backends first, so that none of these becomes one of them.
+    """
+    jax.devices()
+    for module in modules:
+        if platform not in xla_bridge._topology_factories and find_spec(module) is not None:
+            importlib.import_module(module).initialize()

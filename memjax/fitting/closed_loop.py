@@ -81,6 +81,7 @@ class Fitted:
         residents: arguments and results, which are held for the whole step.
         donations: the verdict on each flat argument, as carried out.
         donated: indices of the flat arguments that a call gives up.
+        device: what it was compiled for, in words.
     """
 
     traced: Program
@@ -93,6 +94,7 @@ class Fitted:
     residents: tuple[Resident, ...]
     donations: tuple[Donation, ...]
     donated: tuple[int, ...]
+    device: str = ""
 
 
 class BudgetInfeasible(ValueError):
@@ -123,6 +125,7 @@ class Loop:
     scale: float = 1.0
     stated: Stated = field(default_factory=Stated)
     donation_is_asked: bool = False
+    device: str = ""
 
     def __post_init__(self) -> None:
         self.attempts: list[Attempt] = []
@@ -374,4 +377,5 @@ class Loop:
             residents=residents(coarse.graph.program, self.target.arguments, donations),
             donations=donations,
             donated=self.target.donated if chosen.donates else (),
+            device=self.device,
         )
