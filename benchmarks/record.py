@@ -17,13 +17,15 @@ from typing import Any
 import jax
 import jaxlib
 
+import memjax
+
 os.environ["MEMJAX_CACHE_DIR"] = ""  # what earlier runs have found must not matter
 RESULTS = Path(__file__).parent / "results"
 
 
-def surroundings() -> dict[str, str]:
-    """Versions, device and date, for every row."""
-    device = jax.devices()[0]
+def surroundings(device: Any = None) -> dict[str, str]:
+    """Versions, device (the default one where None) and date, for every row."""
+    device = device or jax.devices()[0]
     return {
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
@@ -35,18 +37,25 @@ def surroundings() -> dict[str, str]:
     }
 
 
-def write_csv(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+def result_path(name: str, kind: str) -> Path:
+    """The file of a benchmark for a kind of device, with this version of JAX."""
+    kind = re.sub(r"\W+", "-", kind.lower()).strip("-")
+    return RESULTS / f"{name}-{kind}-jax{jax.__version__}.csv"
+
+
+def write_csv(name: str, rows: Sequence[Mapping[str, Any]], target: str | None = None) -> Path:
     """Write rows to `results/<name>-<device kind>-jax<version>.csv`, replacing older ones.
 
     Args:
         name: of the benchmark.
-        rows: may differ in their columns; what a row lacks stays empty.
+        rows: may differ in their columns; what a row lacks stays empty, and what it says of
+            where it was measured stands.
+        target: the name of the device that programs are compiled for; the default one where None.
     """
     RESULTS.mkdir(exist_ok=True)
-    where = surroundings()
-    kind = re.sub(r"\W+", "-", where["device_kind"].lower()).strip("-")
-    path = RESULTS / f"{name}-{kind}-jax{where['jax']}.csv"
-    full = [{**row, **where} for row in rows]
+    where = surroundings(memjax.target_devices(target)[0] if target else None)
+    path = result_path(name, target or where["device_kind"])
+    full = [{**row, **{key: row.get(key) or where[key] for key in where}} for row in rows]
     columns = list(dict.fromkeys(column for row in full for column in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")

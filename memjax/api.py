@@ -60,8 +60,8 @@ def memory_budget(
 
     Args:
         budget: bytes for one device, as an int, `"8GB"` (10⁹ bytes), `"8GiB"` (2³⁰) or
-            `"80%"` of the device's own limit, or of its memory if it is not attached. It covers what XLA counts for the compiled
-            program: argument + output - alias + temp.
+            `"80%"` of the device's own limit, or of its memory if it is not attached. It covers
+            what XLA counts for the compiled program: argument + output - alias + temp.
         donate: `"auto"` gives up every argument of which some result is an update (see
             `memjax.program.donation`); `None` or `False` none; positions or names of arguments give
             up all of theirs that some result can take the place of.

@@ -161,7 +161,7 @@ def target_config(figures: Figures) -> str:
     assert cuda is not None
     major, minor = cuda.capability.removesuffix("a").split(".")
     feature = "ACCELERATED_FEATURES" if cuda.capability.endswith("a") else "NONE"
-    version = "dnn_version_info { major: %d minor: %d patch: %d }" % CUDNN
+    version = f"dnn_version_info {{ major: {CUDNN[0]} minor: {CUDNN[1]} patch: {CUDNN[2]} }}"
     device = {
         "threads_per_block_limit": 1024,
         "threads_per_warp": 32,
