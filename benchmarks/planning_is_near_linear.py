@@ -29,11 +29,12 @@ from memjax.planning.planners import get_planner
 from memjax.planning.simulate import simulate
 from memjax.pricing.backends import backend_of
 from memjax.pricing.coarsen import Coarse, coarsen
-from memjax.pricing.cost import node_seconds, rates_of
+from memjax.pricing.cost import node_seconds
 from memjax.pricing.liveness import liveness
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
 from memjax.program.trace import trace
+from memjax.targets.figures import rates_of
 
 LAYERS = (2, 4, 8, 16, 32, 64, 96)
 

@@ -17,15 +17,21 @@ from typing import Any
 import jax
 import jaxlib
 
+import memjax
 from benchmarks import provenance
 
 os.environ["MEMJAX_CACHE_DIR"] = ""  # what earlier runs have found must not matter
 RESULTS = Path(__file__).parent / "results"
 
 
-def surroundings(module: str) -> dict[str, str]:
-    """Versions, device, date, commit and code, for every row of a module of this folder."""
-    device = jax.devices()[0]
+def surroundings(module: str, device: Any = None) -> dict[str, str]:
+    """Versions, device, date, commit and code, for every row.
+
+    Args:
+        module: of this folder, that measured.
+        device: that programs were compiled for; the default one where None.
+    """
+    device = device or jax.devices()[0]
     return {
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
@@ -39,19 +45,29 @@ def surroundings(module: str) -> dict[str, str]:
     }
 
 
-def write_csv(name: str, rows: Sequence[Mapping[str, Any]], module: str = "") -> Path:
+def result_path(name: str, kind: str) -> Path:
+    """The file of a benchmark for a kind of device, with this version of JAX."""
+    kind = re.sub(r"\W+", "-", kind.lower()).strip("-")
+    return RESULTS / f"{name}-{kind}-jax{jax.__version__}.csv"
+
+
+def write_csv(
+    name: str, rows: Sequence[Mapping[str, Any]], module: str = "", target: str | None = None
+) -> Path:
     """Write rows to `results/<name>-<device kind>-jax<version>.csv`, replacing older ones.
 
     Args:
         name: of the benchmark.
-        rows: may differ in their columns; what a row lacks stays empty.
+        rows: may differ in their columns; what a row lacks stays empty, and what it says of
+            where it was measured stands.
         module: of this folder, that measured them; if not given, it is called like the benchmark.
+        target: the name of the device that programs are compiled for; the default one where None.
     """
     RESULTS.mkdir(exist_ok=True)
-    where = surroundings(module or name)
-    kind = re.sub(r"\W+", "-", where["device_kind"].lower()).strip("-")
-    path = RESULTS / f"{name}-{kind}-jax{where['jax']}.csv"
-    full = [{**row, **where} for row in rows]
+    device = memjax.target_devices(target)[0] if target else None
+    where = surroundings(module or name, device)
+    path = result_path(name, target or where["device_kind"])
+    full = [{**row, **{key: row.get(key) or where[key] for key in where}} for row in rows]
     columns = list(dict.fromkeys(column for row in full for column in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")

@@ -1,6 +1,15 @@
 """memjax: fit a JAX train step into a memory budget, checked on the compiled program."""
 
-from memjax.api import Floor, analyze, floor, frontier, max_batch, memory_budget, plan
+from memjax.api import (
+    Floor,
+    analyze,
+    floor,
+    frontier,
+    max_batch,
+    memory_budget,
+    plan,
+    target_devices,
+)
 from memjax.emit.compile import Footprint, footprint
 from memjax.emit.plan import Plan
 from memjax.fitting.batch_result import BatchPoint, MaxBatch, Refusal
@@ -46,4 +55,5 @@ __all__ = [
     "page",
     "plan",
     "simulate",
+    "target_devices",
 ]

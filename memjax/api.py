@@ -29,10 +29,12 @@ from memjax.fitting.setup import (
     Donate,
     Settings,
     check_donate,
-    device_of,
+    limit_of,
 )
 from memjax.helpers.budget import budget_bytes, format_bytes
 from memjax.planning.planners import Planner, get_planner
+from memjax.targets.attach import devices_of
+from memjax.targets.names import named
 
 
 def memory_budget(
@@ -58,8 +60,8 @@ def memory_budget(
 
     Args:
         budget: bytes for one device, as an int, `"8GB"` (10⁹ bytes), `"8GiB"` (2³⁰) or
-            `"80%"` of the device's own limit. It covers what XLA counts for the compiled
-            program: argument + output - alias + temp.
+            `"80%"` of the device's own limit, or of its memory if it is not attached. It covers
+            what XLA counts for the compiled program: argument + output - alias + temp.
         donate: `"auto"` gives up every argument of which some result is an update (see
             `memjax.program.donation`); `None` or `False` none; positions or names of arguments give
             up all of theirs that some result can take the place of.
@@ -70,7 +72,10 @@ def memory_budget(
         static_argnames: names of static arguments, as in `jax.jit`.
         in_shardings: as in `jax.jit`; `None` follows the arguments.
         out_shardings: as in `jax.jit`; `None` leaves them to XLA.
-        device: where to run; `None` follows the arguments or JAX's default.
+        device: where to run; `None` follows the arguments or JAX's default. A name such as
+            `"h100"` or `"v5e:2x2"` (`memjax targets` lists them) stands for devices that are
+            attached, or for ones to compile for: then everything can be asked but a call. Over
+            several devices the step is spread as its shardings say, whose meshes are moved to them.
         planner: a planner's name, or a `Planner`.
         compiler_options: for XLA; they win over memjax's own.
         plan: a plan of an earlier run (`Plan.from_json`), tried first.
@@ -89,6 +94,7 @@ def memory_budget(
     argument like others; another one is static, and each has plans of its own.
 
     Raises:
+        ImportError: the compiler of a device that is not attached is not installed.
         ValueError: the budget or another setting is malformed. The first call raises
             `BudgetInfeasible` where no plan fits, and `InvalidPlan` where `plan` cannot be
             carried out.
@@ -99,6 +105,8 @@ def memory_budget(
     get_planner(planner)
     if not isinstance(plan, Plan | None):
         raise TypeError(f"plan is a memjax.Plan, as Plan.from_json gives, and not {type(plan)}")
+    if isinstance(device, str):
+        named(device)
     settings = Settings(
         budget=budget,
         donate=donate,
@@ -123,20 +131,42 @@ def plan(step: Callable[..., Any], *args: Any, budget: int | str, **settings: An
     return memory_budget(budget, **settings)(step).plan(*args)
 
 
-def analyze(step: Callable[..., Any], *args: Any, compile: bool = False, **kwargs: Any) -> Analysis:
+def target_devices(name: str) -> tuple[Any, ...]:
+    """The devices that a name stands for, to make a mesh of: attached ones, if there are enough.
+
+    Otherwise they are compile-only: programs are compiled for them, and nothing can be put there.
+
+    Args:
+        name: `"h100:8"`, `"v5e:2x2"` and the like; `memjax targets` lists the kinds.
+
+    Raises:
+        ImportError: their compiler is not installed.
+        ValueError: it is no such name, or there is no such topology.
+    """
+    return devices_of(name)
+
+
+def analyze(
+    step: Callable[..., Any],
+    *args: Any,
+    compile: bool = False,
+    device: Any = None,
+    **kwargs: Any,
+) -> Analysis:
     """What a step holds as it is: timeline, peak, and who holds it.
 
     Args:
         step: the step, undecorated.
         args: its arguments; `jax.ShapeDtypeStruct` leaves will do.
         compile: whether the step is compiled as it is, so that XLA's bytes stand beside the
-            predicted ones. Nothing is compiled otherwise. A keyword argument of the step that
-            is called `compile` cannot be given here.
-        kwargs: keyword arguments of the step.
+            predicted ones. Nothing is compiled otherwise.
+        device: as in `memory_budget`.
+        kwargs: keyword arguments of the step; none that is called `compile` or `device`.
     """
-    loop, donations = loop_for(step, args, kwargs)
+    loop, donations = loop_for(step, args, kwargs, device)
     fitted = loop.result(loop.compile_as_it_is(0)) if compile else None
-    return make_analysis(loop.as_it_is, donations, loop.residents(loop.program), fitted)
+    residents = loop.residents(loop.program)
+    return make_analysis(loop.as_it_is, donations, residents, fitted, loop.device)
 
 
 @dataclass(frozen=True)
@@ -156,15 +186,16 @@ class Floor:
         return f"floor {format_bytes(self.bytes)}\n{self.report}"
 
 
-def floor(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Floor:
+def floor(step: Callable[..., Any], *args: Any, device: Any = None, **kwargs: Any) -> Floor:
     """The smallest footprint that memjax can reach for a step; compiles up to four programs.
 
     Args:
         step: the step.
         args: its arguments; `jax.ShapeDtypeStruct` leaves will do.
-        kwargs: likewise.
+        device: as in `memory_budget`.
+        kwargs: keyword arguments of the step; none that is called `device`.
     """
-    loop, _ = loop_for(step, args, kwargs)
+    loop, _ = loop_for(step, args, kwargs, device)
     fitted = find_floor(loop)
     compiled = fitted.chosen.measured.footprint
     report = make_report(fitted, compiled.total_bytes)
@@ -177,6 +208,7 @@ def frontier(
     budgets: Sequence[int | str] = (),
     points: int = 8,
     verify: bool = False,
+    device: Any = None,
     **kwargs: Any,
 ) -> Frontier:
     """The curve of bytes against overhead for a step.
@@ -188,11 +220,12 @@ def frontier(
             the smallest predicted one.
         points: how many budgets there are by default.
         verify: compile the program of each point, and state its bytes.
-        kwargs: keyword arguments of the step.
+        device: as in `memory_budget`.
+        kwargs: keyword arguments of the step; none that is called as one of these.
     """
-    loop, _ = loop_for(step, args, kwargs)
-    device = device_of(Settings(budget=1), ())
-    chosen = tuple(budget_bytes(b, device) for b in budgets) or default_budgets(loop, points)
+    loop, _ = loop_for(step, args, kwargs, device)
+    asked = (Settings(budget=budget, device=device) for budget in budgets)
+    chosen = tuple(limit_of(settings, ()) for settings in asked) or default_budgets(loop, points)
     return make_frontier(loop, chosen, verify=verify)
 
 

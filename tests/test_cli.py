@@ -297,7 +297,7 @@ def nothing_loads(monkeypatch):
     def fail(*_):
         raise AssertionError("loaded")
 
-    for module, name in ((commands, "load_target"), (plans, "load_plan_file")):
+    for module, name in ((commands, "load_call"), (plans, "load_plan_file")):
         monkeypatch.setattr(module, name, fail)
 
 

@@ -7,9 +7,10 @@ from jax.experimental import io_callback
 from memjax.planning.problem import Node
 from memjax.planning.simulate import simulate
 from memjax.pricing.coarsen import SMALL_FRACTION, coarsen
-from memjax.pricing.cost import DeviceRates, node_flops, node_seconds
+from memjax.pricing.cost import node_flops, node_seconds
 from memjax.pricing.liveness import liveness
 from memjax.program.trace import trace
+from memjax.targets.figures import DeviceRates
 from tests.programs import PLAIN_BACKEND, coarse_of, mlp, shape
 
 SQUARE = shape(16, 16)

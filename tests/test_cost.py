@@ -7,11 +7,9 @@ import pytest
 from memjax.emit.compile import footprint
 from memjax.pricing.backends import BACKENDS, Backend
 from memjax.pricing.cost import (
-    RATES,
     eqn_flops,
     inner_peak_bytes,
     jaxpr_flops,
-    rates_of,
     reduced_transpose_bytes,
     workspace_bytes,
 )
@@ -226,21 +224,3 @@ def test_what_is_transposed_before_a_reduction_is_stored_as_xla_does(name):
     stored = sum(reduced_transpose_bytes(graph, i) for i in range(len(graph.program.eqns)))
     temp = footprint(jax.jit(REDUCTIONS[name]).lower(x).compile()).temp_bytes
     assert stored == pytest.approx(temp, rel=0.05, abs=2048)
-
-
-# Rates
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("NVIDIA H200", "h200"),
-        ("NVIDIA A100-SXM4-80GB", "a100"),
-        ("cpu", "cpu"),
-        ("TPU v5 lite", "tpu v5"),
-        ("TPU v6e", "tpu"),
-        ("something new", "a100"),
-    ],
-)
-def test_rates(kind, expected):
-    assert rates_of(kind) == dict(RATES)[expected]

@@ -17,11 +17,11 @@ from memjax.fitting.fit import MAX_COMPILATIONS, find_floor, fit
 from memjax.fitting.stated import Footing, Stated
 from memjax.planning.planners import AutoPlanner, Planner
 from memjax.planning.problem import Problem, Solution
-from memjax.pricing import cost
 from memjax.pricing.residents import resident_bytes
 from memjax.program.donation import match_donations
 from memjax.program.signature import flat_arguments
 from memjax.program.trace import trace
+from memjax.targets.figures import rates_of
 from memjax.xla.copies import copies_at_the_ends
 from tests.programs import CPU, mlp, shape
 
@@ -39,7 +39,7 @@ def loop_for(planner: Planner, step: Any = STEP, *args: Any, stated: Stated | No
         flat_arguments(avals, jax.tree_util.tree_leaves(args)),
         donated=tuple(d.index for d in donations if d.donated),
     )
-    rates = cost.rates_of("cpu")
+    rates = rates_of("cpu")
     return Loop(program, target, donations, planner, rates, stated=stated or Stated())
 
 

@@ -4,6 +4,14 @@ Supported: jax 0.10.2 (the newest for Python 3.11) to the newest. Everything els
 sees jaxprs, types and arrays through the functions of this room, by `_compat.<name>`.
 """
 
+from memjax._compat.devices import (
+    JAX_VERSION as JAX_VERSION,
+    attached_devices as attached_devices,
+    compile_only_devices as compile_only_devices,
+    default_device as default_device,
+    is_compile_only as is_compile_only,
+    register_plugins as register_plugins,
+)
 from memjax._compat.jaxprs import (
     INLINED_CALLS as INLINED_CALLS,
     JIT_PRIMITIVES as JIT_PRIMITIVES,
@@ -50,7 +58,6 @@ from memjax._compat.state import (
     calls_check_weak_types as calls_check_weak_types,
     compiled_messages as compiled_messages,
     config as config,
-    default_device as default_device,
     jit_settings as jit_settings,
     runs_compiled as runs_compiled,
 )
@@ -64,4 +71,5 @@ from memjax._compat.types import (
     shard_map_like as shard_map_like,
     stacked as stacked,
     struct as struct,
+    struct_at as struct_at,
 )

@@ -85,14 +85,6 @@ def calls_check_weak_types() -> bool:
     return False
 
 
-def default_device() -> Any:
-    """Where JAX puts what nobody places; `jax_default_device` may be a platform's name."""
-    chosen = getattr(jax.config, "jax_default_device", None)
-    if isinstance(chosen, str):
-        return jax.devices(chosen)[0]
-    return chosen or jax.devices()[0]
-
-
 def jit_settings(function: Any) -> dict[str, Any] | None:
     """What `jax.jit` was told about the function that it made; None for any other function.
 

@@ -66,6 +66,13 @@ def struct(aval: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, **more)
 
 
+def struct_at(struct: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+    """The same type, placed elsewhere; None leaves that open."""
+    return jax.ShapeDtypeStruct(
+        struct.shape, struct.dtype, weak_type=bool(struct.weak_type), sharding=sharding
+    )
+
+
 def stacked(aval: Any, length: int) -> jax.ShapeDtypeStruct:
     """The type of a stack of so many values of a type."""
     more: dict[str, Any] = {}

@@ -11,10 +11,12 @@ import click
 from memjax.cli.inputs import (
     BadInput,
     Budget,
+    Device,
     OutputFile,
+    StepCall,
     load,
+    load_call,
     load_step,
-    load_target,
     write_text,
 )
 from memjax.cli.progress import working
@@ -35,6 +37,12 @@ budget_option = click.option(
     required=True,
     metavar="BYTES",
     help='For one device: "8GB", "8GiB", bytes, or "80%" of the device\'s limit.',
+)
+target_option = click.option(
+    "--target",
+    type=Device(),
+    metavar="DEVICE",
+    help='What to plan for, attached or not: "h100", "v5e:2x2"; memjax targets lists them.',
 )
 
 
@@ -64,20 +72,29 @@ def save_page(found: Any, path: str | None) -> None:
 
 @click.command()
 @on_a_step
+@target_option
 @click.option("--compiled", is_flag=True, help="Compile it as well, and state XLA's bytes.")
 @html_option
 @full_option
 @as_json_option
 def analyze(
-    step: str, arguments: str, compiled: bool, html: str | None, full: bool, as_json: bool
+    step: str,
+    arguments: str,
+    target: str | None,
+    compiled: bool,
+    html: str | None,
+    full: bool,
+    as_json: bool,
 ) -> None:
     """What a step holds as it is, and who holds it; predicted, unless --compiled."""
     with working(f"loading {step}") as tell:
-        target = load_target(step, arguments)
+        call = load_call(step, arguments)
         import memjax
 
         tell("compiling" if compiled else "tracing and counting")
-        found = memjax.analyze(target.step, *target.args, compile=compiled, **target.kwargs)
+        found = memjax.analyze(
+            call.step, *call.args, compile=compiled, device=target, **call.kwargs
+        )
         save_page(found, html)
     echo(found, as_json, full)
 
@@ -85,6 +102,7 @@ def analyze(
 @click.command()
 @on_a_step
 @budget_option
+@target_option
 @click.option(
     "-o",
     "--output",
@@ -99,6 +117,7 @@ def plan(
     step: str,
     arguments: str,
     budget: str,
+    target: str | None,
     output: str | None,
     html: str | None,
     full: bool,
@@ -106,30 +125,41 @@ def plan(
 ) -> None:
     """Plan a step for a budget, compile it, and report on it."""
     with working(f"loading {step}") as tell:
-        target = load_target(step, arguments)
+        call = load_call(step, arguments)
         tell(f"planning and compiling for {budget}")
-        found = report_of(target, budget)
+        found = report_of(call, budget, target)
         if output is not None:
             write_text(output, found.plan.to_json())
         save_page(found, html)
     echo(found, as_json, full)
 
 
-def report_of(target: Any, budget: str, given: Any = None) -> Any:
-    """The report of a step under a budget, with the settings of its own decorator if it has one."""
+def budgeted(step: Any, budget: int | str, target: str | None, given: Any = None) -> Any:
+    """A step under a budget, with the settings of its own decorator if it has one.
+
+    Args:
+        step: decorated or not.
+        budget: in the place of the decorator's own.
+        target: likewise, if it is given.
+        given: a plan to try first.
+    """
     from memjax.api import memory_budget
     from memjax.fitting.budgeted import BudgetedStep
 
-    step = target.step
-    if isinstance(step, BudgetedStep):
-        budgeted = step.changed(budget=budget, plan=given or step._settings.plan)
-    else:
-        budgeted = memory_budget(budget, plan=given)(step)
-    return budgeted.report(*target.args, **target.kwargs)
+    if not isinstance(step, BudgetedStep):
+        return memory_budget(budget, device=target, plan=given)(step)
+    own = step._settings
+    return step.changed(budget=budget, device=target or own.device, plan=given or own.plan)
+
+
+def report_of(call: StepCall, budget: int | str, target: str | None, given: Any = None) -> Any:
+    """The report of a step under a budget."""
+    return budgeted(call.step, budget, target, given).report(*call.args, **call.kwargs)
 
 
 @click.command()
 @on_a_step
+@target_option
 @click.option(
     "--budget",
     "budgets",
@@ -145,6 +175,7 @@ def report_of(target: Any, budget: str, given: Any = None) -> Any:
 def frontier(
     step: str,
     arguments: str,
+    target: str | None,
     budgets: tuple[str, ...],
     points: int,
     verify: bool,
@@ -153,13 +184,13 @@ def frontier(
 ) -> None:
     """The curve of bytes against overhead."""
     with working(f"loading {step}") as tell:
-        target = load_target(step, arguments)
+        call = load_call(step, arguments)
         import memjax
 
         tell("planning and compiling" if verify else "planning")
         found = memjax.frontier(
-            target.step, *target.args, budgets=budgets, points=points, verify=verify,
-            **target.kwargs,
+            call.step, *call.args, budgets=budgets, points=points, verify=verify,
+            device=target, **call.kwargs,
         )  # fmt: skip
         if figure is not None:
             _save_frontier(found, figure)
@@ -182,6 +213,7 @@ def _save_frontier(found: Any, path: str) -> None:
 @click.command("max-batch")
 @on_a_step
 @budget_option
+@target_option
 @click.option("--at-least", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--at-most", type=click.IntRange(min=1), help="Where to stop.")
 @click.option("--multiple-of", type=click.IntRange(min=1), default=1, show_default=True)
@@ -191,6 +223,7 @@ def max_batch(
     step: str,
     arguments: str,
     budget: str,
+    target: str | None,
     at_least: int,
     at_most: int | None,
     multiple_of: int,
@@ -205,7 +238,7 @@ def max_batch(
         import memjax
 
         found = memjax.max_batch(
-            make, function, budget, at_least=at_least, at_most=at_most,
+            make, budgeted(function, budget, target), budget, at_least=at_least, at_most=at_most,
             multiple_of=multiple_of, points=points, on_progress=tell,
         )  # fmt: skip
     echo(found, as_json)

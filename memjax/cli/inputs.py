@@ -48,6 +48,22 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
         return text
 
 
+class Device(click.ParamType):  # type: ignore[type-arg]
+    """A device as `memjax targets` names it."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what names none."""
+        from memjax.targets.names import named
+
+        try:
+            named(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
 class OutputFile(click.ParamType):  # type: ignore[type-arg]
     """A file that a command writes at its end."""
 
@@ -74,7 +90,7 @@ def _why_not_written(path: Path) -> int | None:
 
 
 @dataclass(frozen=True)
-class Target:
+class StepCall:
     """A step and its example arguments, as the command line names them."""
 
     step: Callable[..., Any]
@@ -138,7 +154,7 @@ def load_step(spec: str) -> Callable[..., Any]:
     return step  # type: ignore[no-any-return]
 
 
-def load_target(step_spec: str, arguments_spec: str) -> Target:
+def load_call(step_spec: str, arguments_spec: str) -> StepCall:
     """A step and its example arguments; nothing is allocated if a function makes them.
 
     Raises:
@@ -157,7 +173,7 @@ def load_target(step_spec: str, arguments_spec: str) -> Target:
         ) from error
     except ValueError:  # no signature to be had
         pass
-    return Target(step, args, kwargs)
+    return StepCall(step, args, kwargs)
 
 
 def _kind(argument: Any) -> str:

@@ -16,6 +16,7 @@ from memjax.cli.demo import demo
 from memjax.cli.doctor import doctor
 from memjax.cli.inputs import first_line, no_backend, where_tracing_failed
 from memjax.cli.plans import diff, show
+from memjax.cli.targets import targets
 
 EXIT_INFEASIBLE = 1
 EXIT_BAD_INPUT = 2
@@ -44,7 +45,7 @@ def program(options: _Options, debug: bool) -> None:
     options.debug = debug
 
 
-for _command in (analyze, plan, frontier, max_batch, show, diff, doctor, demo):
+for _command in (analyze, plan, frontier, max_batch, show, diff, targets, doctor, demo):
     program.add_command(_command)
 
 
@@ -109,7 +110,7 @@ def _failed(error: Exception, debug: bool) -> int:
         whole = type(error).__name__ == kind  # not from the demo's other process
         click.echo(f"memjax: {error if whole else first_line(error)}", err=True)
         return EXIT_INFEASIBLE
-    if isinstance(error, ValueError) or kind in ("ValueError", "InvalidPlan"):
+    if isinstance(error, (ValueError, ImportError)) or kind in ("ValueError", "InvalidPlan"):
         click.echo(f"memjax: {first_line(error)}", err=True)
         return EXIT_BAD_INPUT
     hint = "" if debug else " (memjax --debug … shows where)"

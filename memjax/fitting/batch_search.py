@@ -29,8 +29,7 @@ from memjax.fitting.batch_result import Refusal
 from memjax.fitting.budgeted import BudgetedStep, loop_for
 from memjax.fitting.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
 from memjax.fitting.fit import with_device_scale
-from memjax.fitting.setup import device_of, fit_with_cache, spreads
-from memjax.helpers.budget import budget_bytes
+from memjax.fitting.setup import fit_with_cache, limit_of, spreads
 from memjax.helpers.largest import largest_within
 from memjax.loops.decisions import Decisions
 from memjax.planning.problem import Solution
@@ -78,9 +77,7 @@ class Probe:
         self.made: dict[int, Loop] = {}
         self.tightest: dict[int, Plan] = {}
         loop = self.loop(0)
-        settings = self.budgeted._settings
-        device = device_of(settings, loop.target.arguments)
-        self.limit_bytes = budget_bytes(settings.budget, device)
+        self.limit_bytes = limit_of(self.budgeted._settings, loop.target.arguments)
         if spreads(loop):
             self.tell(f"size {self.sizes[0]}: learning how XLA spreads it over devices")
             self.scale = with_device_scale(loop, self.limit_bytes).scale

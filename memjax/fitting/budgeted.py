@@ -31,16 +31,17 @@ from memjax.fitting.setup import (
     device_of,
     fit_with_cache,
     given_up,
+    limit_of,
     make_loop,
     resolved,
     trace_call,
     without_jit,
 )
-from memjax.helpers.budget import budget_bytes
 from memjax.program import objects
 from memjax.program.donation import Donation, without_shared_buffers
 from memjax.program.signature import Call, Statics, as_tuple, committed, leaf_placement, weak_types
 from memjax.program.trace import step_name
+from memjax.targets.attach import is_attached, label
 
 
 class BudgetedStep:
@@ -127,7 +128,8 @@ class BudgetedStep:
 
         Raises:
             BudgetInfeasible: at the first call with these shapes, if no plan fits.
-            RuntimeError: an argument was given up to an earlier call.
+            RuntimeError: an argument was given up to an earlier call, or the device that the step
+                is planned for is not attached.
         """
         return self._call((*self._leading, *args), kwargs)
 
@@ -158,6 +160,7 @@ class BudgetedStep:
                 return put_back(self._call(args, kwargs))
         if not _compat.runs_compiled() or any(map(_compat.is_tracer, call.leaves)):
             return self._as_jit(args, kwargs)(*args, **kwargs)
+        self._check_attached(call)
         self._check_alive(call)
         entry = self._entry(call, args, kwargs)
         leaves = without_shared_buffers(call.leaves, entry.donated)
@@ -266,7 +269,7 @@ class BudgetedStep:
     ) -> Entry:
         settings = self._settings
         loop, _ = self._loop(call, args, kwargs)
-        limit = budget_bytes(settings.budget, device_of(settings, call.leaves))
+        limit = limit_of(settings, call.leaves)
         try:
             fitted = fit_with_cache(loop, limit, settings)
         except BudgetInfeasible as error:
@@ -296,6 +299,16 @@ class BudgetedStep:
         device = device_of(settings, call.leaves)
         return make_loop(program, call, settings, donations, donated, device), donations
 
+    def _check_attached(self, call: Call) -> None:
+        device = device_of(self._settings, call.leaves)
+        if not is_attached(device):
+            raise RuntimeError(
+                f"{self._name!r} is planned for {label(device)}, so it cannot be called here. Save "
+                "its plan, .plan(…).to_json(), and where the device is give it to "
+                "memory_budget(…, plan=Plan.from_json(text)): it is tried first, and its bytes are "
+                "checked again"
+            )
+
     def _check_alive(self, call: Call) -> None:
         paths = jax.tree_util.tree_flatten_with_path(
             jax.tree_util.tree_unflatten(call.tree, call.leaves)
@@ -313,10 +326,19 @@ class BudgetedStep:
 
 
 def loop_for(
-    step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], device: Any = None
 ) -> tuple[Loop, tuple[Donation, ...]]:
-    """A closed loop that is ready to run, and the verdict on donation, for a call of a step."""
+    """A closed loop that is ready to run, and the verdict on donation, for a call of a step.
+
+    Args:
+        step: decorated or not.
+        args: its arguments.
+        kwargs: likewise.
+        device: where it is to run; None leaves that to the step's decorator and its arguments.
+    """
     if not isinstance(step, BudgetedStep):
-        step = BudgetedStep(step, Settings(budget=1))
+        step = BudgetedStep(step, Settings(budget=1, device=device))
+    elif device is not None:
+        step = step.changed(device=device)
     with step._taken_apart((*step._leading, *args), kwargs) as (args, kwargs, _):
         return step._loop(step._statics.split(args, kwargs), args, kwargs)

@@ -24,7 +24,6 @@ from memjax.loops.decisions import Decisions, carry_out
 from memjax.planning.planners import Planner
 from memjax.planning.problem import Solution
 from memjax.planning.simulate import InvalidPlan
-from memjax.pricing import cost
 from memjax.pricing.coarsen import Coarse
 from memjax.pricing.nests import look_inside
 from memjax.pricing.price import Pricer, is_mostly_small_loops
@@ -33,6 +32,7 @@ from memjax.pricing.segments import emitted_timeline
 from memjax.program.donation import Donation
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
+from memjax.targets.figures import DeviceRates
 
 AS_IT_IS = "as it is"
 NOT_WORTH_IT = "giving it up makes the compiled program larger"
@@ -81,6 +81,7 @@ class Fitted:
         residents: arguments and results, which are held for the whole step.
         donations: the verdict on each flat argument, as carried out.
         donated: indices of the flat arguments that a call gives up.
+        device: what it was compiled for, in words.
     """
 
     traced: Program
@@ -93,6 +94,7 @@ class Fitted:
     residents: tuple[Resident, ...]
     donations: tuple[Donation, ...]
     donated: tuple[int, ...]
+    device: str = ""
 
 
 class BudgetInfeasible(ValueError):
@@ -119,10 +121,11 @@ class Loop:
     target: Target
     donations: Sequence[Donation]
     planner: Planner
-    rates: cost.DeviceRates
+    rates: DeviceRates
     scale: float = 1.0
     stated: Stated = field(default_factory=Stated)
     donation_is_asked: bool = False
+    device: str = ""
 
     def __post_init__(self) -> None:
         self.attempts: list[Attempt] = []
@@ -374,4 +377,5 @@ class Loop:
             residents=residents(coarse.graph.program, self.target.arguments, donations),
             donations=donations,
             donated=self.target.donated if chosen.donates else (),
+            device=self.device,
         )

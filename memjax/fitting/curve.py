@@ -47,6 +47,7 @@ class Frontier:
 
     name: str
     points: tuple[FrontierPoint, ...]
+    device: str = ""
 
     def __repr__(self) -> str:
         return f"<Frontier of {self.name!r}: {len(self.points)} points>"
@@ -90,7 +91,7 @@ def make_frontier(loop: Loop, budgets: Sequence[int], *, verify: bool) -> Fronti
         flops = loop.coarse_of(plan).flops
         again = sum(flops) + sum(flops[e] for r in plan.recomputations for e in r.eqns)
         points.append(FrontierPoint(budget, met, plan, again - plain_flops, compiled))
-    return Frontier(loop.prepared.graph.program.name, tuple(points))
+    return Frontier(loop.prepared.graph.program.name, tuple(points), loop.device)
 
 
 def _plans(loop: Loop, budgets: Sequence[int]) -> list[tuple[Plan, bool]]:

@@ -51,6 +51,7 @@ class Analysis:
         doubts: where the prediction may be far off.
         compiled: XLA's bytes of the step as it is; None where nothing was compiled.
         xla: what is held at XLA's own peak; None where nothing was compiled, or XLA does not say.
+        device: what it is for, and whether that is attached.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Analysis:
     doubts: tuple[Doubt, ...] = ()
     compiled: Footprint | None = None
     xla: XlaPeak | None = None
+    device: str = ""
 
     def __repr__(self) -> str:
         return f"<Analysis of {self.name!r}: peak {format_bytes(self.peak_bytes)}>"
@@ -145,6 +147,7 @@ class Report:
         idle: the idle gaps of stored values in positions of `timeline`, with what is done.
         xla: what is held at the compiled program's own peak; None where XLA does not say.
         loops: what is stacked in each, and what is done about it.
+        device: what it was compiled for, and whether that is attached.
     """
 
     name: str
@@ -170,6 +173,7 @@ class Report:
     idle: tuple[IdleGap, ...]
     xla: XlaPeak | None
     loops: tuple[LoopNote, ...] = ()
+    device: str = ""
 
     def __repr__(self) -> str:
         return (
@@ -217,6 +221,7 @@ def make_analysis(
     donations: Iterable[Donation],
     residents: tuple[Resident, ...],
     compiled: Fitted | None = None,
+    device: str = "",
 ) -> Analysis:
     """The analysis of a program without recomputation.
 
@@ -225,6 +230,7 @@ def make_analysis(
         donations: verdict for each argument.
         residents: what is held throughout.
         compiled: the same program, if it was compiled.
+        device: what it is for.
     """
     order = coarse.problem.identity
     ledger = Ledger(coarse, residents)
@@ -246,6 +252,7 @@ def make_analysis(
         doubts=doubts(coarse.graph, peak_bytes),
         compiled=None if compiled is None else compiled.chosen.measured.footprint,
         xla=None if compiled is None else xla_peak(compiled.step.compiled, ledger, holders),
+        device=device,
     )
 
 
@@ -296,6 +303,7 @@ def make_report(fitted: Fitted, budget_bytes: int) -> Report:
         loops=loop_notes(
             fitted.plain, coarse.graph.program, chosen.plan.loops, chosen.plan.insides
         ),
+        device=fitted.device,
     )
 
 

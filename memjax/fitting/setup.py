@@ -26,14 +26,17 @@ from memjax.emit.plan_cache import load_plan, plan_path, save_plan
 from memjax.fitting.closed_loop import AS_IT_IS, Fitted, Loop
 from memjax.fitting.fit import fit, with_device_scale
 from memjax.fitting.stated import stated_of
+from memjax.helpers.budget import budget_bytes
 from memjax.planning.planners import Planner, get_planner
 from memjax.planning.simulate import InvalidPlan
-from memjax.pricing import cost
 from memjax.pricing.backends import backend_of
 from memjax.program.donation import Donation, match_donations
 from memjax.program.eqns import Program
 from memjax.program.signature import Call, Statics, as_tuple, flat_arguments, in_call, resolve
 from memjax.program.trace import trace
+from memjax.targets.attach import devices_of, is_attached, label, memory_bytes
+from memjax.targets.figures import rates_of
+from memjax.targets.placing import placed
 
 Donate = str | bool | int | None | Sequence[int | str]
 
@@ -152,6 +155,8 @@ def trace_call(
 
 def device_of(settings: Settings, leaves: Sequence[Any]) -> Any:
     """The device whose limit and rates count: the settings', the arguments', or JAX's default."""
+    if isinstance(settings.device, str):
+        return devices_of(settings.device)[0]
     if settings.device is not None:
         return settings.device
     for leaf in leaves:
@@ -165,6 +170,12 @@ def device_of(settings: Settings, leaves: Sequence[Any]) -> Any:
 
 def _first_device(sharding: Any) -> Any:
     return min(sharding.device_set, key=lambda device: device.id)
+
+
+def limit_of(settings: Settings, leaves: Sequence[Any]) -> int:
+    """Bytes of the budget; a share is one of the device's own limit, attached or not."""
+    device = device_of(settings, leaves)
+    return budget_bytes(settings.budget, memory_bytes(device), label(device))
 
 
 def decide_donations(
@@ -238,16 +249,7 @@ def make_loop(
         donated: indices of the leaves that are given up.
         device: where it runs.
     """
-    avals = [program.avals[value] for value in program.arguments]
-    target = Target(
-        backend=backend_of(device.platform),
-        arguments=flat_arguments(avals, call.leaves),
-        donated=tuple(donated),
-        in_shardings=_flat_in_shardings(settings, call),
-        out_shardings=_flat_out_shardings(settings, program),
-        user_options=settings.compiler_options,
-    )
-    rates = cost.rates_of(device.platform if device.platform == "cpu" else device.device_kind)
+    target = _target(program, call, settings, donated, device)
     planner = get_planner(settings.planner)
     described = f"{fingerprint(program)}|{describe(target, device)}"
     stated = stated_of(hashlib.sha256(described.encode(errors="replace")).hexdigest()[:32])
@@ -257,9 +259,39 @@ def make_loop(
         target,
         tuple(donations),
         planner,
-        rates,
+        rates_of(device.device_kind),
         stated=stated,
         donation_is_asked=asked,
+        device=label(device, _most_devices(target)),
+    )
+
+
+def _target(
+    program: Program, call: Call, settings: Settings, donated: Sequence[int], device: Any
+) -> Target:
+    """How a program is compiled for a call; named devices take the place of the call's own."""
+    avals = [program.avals[value] for value in program.arguments]
+    target = Target(
+        backend=backend_of(device.platform),
+        arguments=flat_arguments(avals, call.leaves),
+        donated=tuple(donated),
+        in_shardings=_flat_in_shardings(settings, call),
+        out_shardings=_flat_out_shardings(settings, program),
+        user_options=settings.compiler_options,
+    )
+    if not isinstance(settings.device, str):
+        return target
+    given = target.in_shardings or (None,) * len(target.arguments)
+    shardings = [
+        asked or struct.sharding for asked, struct in zip(given, target.arguments, strict=True)
+    ]
+    devices, results = devices_of(settings.device), target.out_shardings
+    places = placed(shardings, devices, settings.device)
+    return replace(
+        target,
+        arguments=tuple(map(_compat.struct_at, target.arguments, places)),
+        in_shardings=None,
+        out_shardings=None if results is None else list(placed(results, devices, settings.device)),
     )
 
 
@@ -267,7 +299,7 @@ def _flat_in_shardings(settings: Settings, call: Call) -> tuple[Any, ...] | None
     if settings.in_shardings is not None:
         args, _ = jax.tree_util.tree_unflatten(call.tree, call.leaves)
         return tuple(_compat.broadcast_prefix(settings.in_shardings, args))
-    if settings.device is not None:
+    if settings.device is not None and not isinstance(settings.device, str):
         return (jax.sharding.SingleDeviceSharding(settings.device),) * len(call.leaves)
     return None
 
@@ -281,7 +313,12 @@ def _flat_out_shardings(settings: Settings, program: Program) -> list[Any] | Non
 
 def spreads(loop: Loop) -> bool:
     """Whether a program runs on several devices."""
-    return any(len(getattr(s, "device_set", ())) > 1 for s in _shardings(loop.target))
+    return _most_devices(loop.target) > 1
+
+
+def _most_devices(target: Target) -> int:
+    """Over how many devices a program is spread."""
+    return max((len(getattr(s, "device_set", ())) for s in _shardings(target)), default=1) or 1
 
 
 def fit_with_cache(loop: Loop, limit: int, settings: Settings) -> Fitted:
@@ -335,6 +372,7 @@ def describe(target: Target, device: Any) -> str:
         target,
         [_device_kinds(sharding) for sharding in _shardings(target)],
         device.device_kind,
+        is_attached(device),
         jax.__version__,
         version("jaxlib"),
         os.environ.get("XLA_FLAGS", ""),

@@ -92,3 +92,8 @@ def data_frame(rows: Any) -> pandas.DataFrame:
     except ImportError as error:
         raise ImportError("to_pandas needs pandas: pip install pandas") from error
     return pandas.DataFrame(rows)
+
+
+def heading(name: str, device: str) -> str:
+    """A step and what it is for, as a title; the step alone where nobody says."""
+    return f"{name} on {device}" if device else name

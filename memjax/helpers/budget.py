@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 _UNITS = {
     "": 1,
@@ -20,12 +19,15 @@ _UNITS = {
 _FORM = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(%|[a-z]*)\s*", re.IGNORECASE)
 
 
-def budget_bytes(budget: int | str, device: Any = None) -> int:
+def budget_bytes(
+    budget: int | str, whole_bytes: int | None = None, device: str = "the device"
+) -> int:
     """Bytes of a budget.
 
     Args:
         budget: bytes, `"8GB"` (10⁹), `"8GiB"` (2³⁰), or `"80%"` of the device's own limit.
-        device: whose limit a percentage refers to.
+        whole_bytes: that limit; None where the device states none.
+        device: its name, for messages.
 
     Raises:
         ValueError: it is none of these, not positive, or the device states no limit.
@@ -43,7 +45,12 @@ def budget_bytes(budget: int | str, device: Any = None) -> int:
             '"8GiB" (2³⁰ bytes) or "80%" (of the device\'s own limit)'
         )
     if unit == "%":
-        return _positive(int(float(match[1]) / 100 * _device_limit(device, budget)), budget)
+        if not whole_bytes:
+            raise ValueError(
+                f"the budget is {budget!r} of the device's limit, but {device} states no limit; "
+                'give the budget in bytes, as in "8GB"'
+            )
+        return _positive(int(float(match[1]) / 100 * whole_bytes), budget)
     return _positive(int(float(match[1]) * _UNITS[str(unit)]), budget)
 
 
@@ -51,17 +58,6 @@ def _positive(value: int, budget: int | str) -> int:
     if value <= 0:
         raise ValueError(f"a budget must be more than 0 bytes, not {budget!r}")
     return value
-
-
-def _device_limit(device: Any, budget: str) -> int:
-    stats = device.memory_stats() if device is not None else None
-    limit = (stats or {}).get("bytes_limit")
-    if not limit:
-        raise ValueError(
-            f"the budget is {budget!r} of the device's limit, but {device} states no limit; "
-            'give the budget in bytes, as in "8GB"'
-        )
-    return int(limit)
 
 
 def format_bytes(count: float) -> str:

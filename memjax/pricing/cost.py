@@ -5,10 +5,8 @@ In: a `LivenessGraph` and a `DeviceRates`. Out: numbers by eqn index.
 FLOPs are counted from shapes: two for each multiply-add of a matmul or a convolution, one
 for each element of an elementwise result, more for transcendental ones. Bytes moved are
 the stored operands and results, since what is fused never travels. Seconds are
-`flops / rate + bytes / bandwidth`: a roofline without overlap.
-
-Rates are constants by device kind and not measured at run time, so that every host of a
-cluster makes the same plan.
+`flops / rate + bytes / bandwidth`: a roofline without overlap. The rate is that of the device
+(`memjax.targets.figures`), for matmuls and convolutions that of their operands' type.
 """
 
 from __future__ import annotations
@@ -23,33 +21,10 @@ from memjax import _compat
 from memjax.pricing.backends import Backend
 from memjax.pricing.liveness import LivenessGraph
 from memjax.program import primitives
+from memjax.program.eqns import Eqn
+from memjax.targets.figures import DeviceRates
 
-
-@dataclass(frozen=True)
-class DeviceRates:
-    """What a device does in a second: FLOPs of matmuls, bytes to and from memory."""
-
-    flops_per_second: float
-    bytes_per_second: float
-
-
-RATES: tuple[tuple[str, DeviceRates], ...] = (
-    ("h200", DeviceRates(3.0e14, 4.0e12)),  # data sheet, some 60 to 80 % of it
-    ("h100", DeviceRates(3.0e14, 2.6e12)),
-    ("a100", DeviceRates(1.2e14, 1.3e12)),
-    ("tpu v5", DeviceRates(1.5e14, 7.0e11)),
-    ("tpu", DeviceRates(1.0e14, 7.0e11)),
-    ("cpu", DeviceRates(1.0e11, 1.0e10)),  # two cores, float32; a guess within a factor of 2
-)
-
-
-def rates_of(device_kind: str) -> DeviceRates:
-    """The rates of a device kind, as `jax.Device.device_kind` spells it; A100's if unknown."""
-    kind = device_kind.lower()
-    for name, rates in RATES:
-        if name in kind:
-            return rates
-    return dict(RATES)["a100"]
+MATMULS = frozenset({"dot_general", "conv_general_dilated"})
 
 
 def eqn_flops(eqn: Any) -> int:
@@ -140,8 +115,16 @@ def node_seconds(
             seconds.append(inner[index].seconds)
             continue
         moved = _moved_bytes(graph, index) if graph.is_node(eqn) else 0
-        seconds.append(flops[index] / rates.flops_per_second + moved / rates.bytes_per_second)
+        seconds.append(flops[index] / _flops_rate(eqn, rates) + moved / rates.bytes_per_second)
     return tuple(seconds)
+
+
+def _flops_rate(eqn: Eqn, rates: DeviceRates) -> float:
+    """FLOPs in a second; what is fused into a matmul is counted at the matmul's rate."""
+    if eqn.primitive not in MATMULS:
+        return rates.flops_per_second
+    kind = str(eqn.raw.invars[0].aval.dtype)
+    return rates.matmul.get(kind, rates.flops_per_second)
 
 
 def _moved_bytes(graph: LivenessGraph, index: int) -> int:

@@ -27,6 +27,7 @@ from memjax.pricing.liveness import liveness
 from memjax.pricing.segments import emitted_order, segments
 from memjax.program import primitives
 from memjax.program.eqns import Body, Eqn, Nest, Operand, Program
+from memjax.targets.figures import DeviceRates
 
 SMALL_BODY_BYTES = 2 * 2**20
 SMALL_EQN_FLOPS = 4_000_000
@@ -47,7 +48,7 @@ class Pricer:
     """
 
     backend: Backend
-    rates: cost.DeviceRates
+    rates: DeviceRates
     scale: float = 1.0
     _known: dict[int, tuple[Program, Coarse]] = field(default_factory=dict, repr=False)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from memjax.fitting.curve import Frontier
 from memjax.fitting.report import Analysis, Report
+from memjax.helpers.brief import heading
 from memjax.helpers.budget import format_bytes
 from memjax.planning.simulate import Timeline
 from memjax.pricing.holders import Holder, shares
@@ -46,7 +47,7 @@ def timeline(found: Report | Analysis) -> Figure:
         top = max(budget_bytes or 0, *(t.peak_bytes for _, t in panels)) / MIB
         for axis, (name, shown) in zip(axes, panels, strict=True):
             _draw_timeline(axis, shown)
-            title = f"{found.name}{', ' + name if name else ''}: "
+            title = f"{heading(found.name, found.device)}{', ' + name if name else ''}: "
             axis.set_title(f"{title}peak {format_bytes(shown.peak_bytes)}")
             axis.set(ylim=(0, 1.12 * top), ylabel="MiB held")
             if budget_bytes is not None:
@@ -112,7 +113,9 @@ def live_ranges(found: Report | Analysis, most: int = 24) -> Figure:
         axis.set_yticks(range(len(rows)), [_label(found.values[v]) for v, _ in rows], fontsize=7)
         axis.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, max(len(found.timeline.bytes_at), 1)))
         axis.set_xlabel("position in the schedule")
-        axis.set_title(f"{found.name}: lives of the values that lie idle most")
+        axis.set_title(
+            f"{heading(found.name, found.device)}: lives of the values that lie idle most"
+        )
         axis.tick_params(axis="y", length=0)
         _life_legend(figure, {found.values[v].phase for v, _ in rows})
     return figure
@@ -191,7 +194,7 @@ def frontier(found: Frontier, policies: Mapping[str, tuple[int, float]] | None =
                 marker=markers[index % len(markers)], markersize=7, label=name,
             )  # fmt: skip
         axis.set(xlabel="footprint, MiB", ylabel="overhead, % of the plain step")
-        axis.set_title(f"{found.name}: bytes against overhead")
+        axis.set_title(f"{heading(found.name, found.device)}: bytes against overhead")
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
         axis.grid(color=GREY, alpha=0.3, linewidth=0.5)
         axis.legend(loc="upper right")
@@ -260,7 +263,7 @@ def peak(
         axis.tick_params(axis="y", length=0)
         axis.margins(x=0.16)
         totals = [f"{n} peak {format_bytes(sum(h.bytes for h in held))}" for n, held in peaks]
-        axis.set_title(f"{found.name}: {', '.join(totals)}")
+        axis.set_title(f"{heading(found.name, found.device)}: {', '.join(totals)}")
         axis.set_xlabel("MiB")
         phase_legend(figure, {h.phase for h in everything if h.bytes >= VISIBLE * total})
     return figure

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from memjax.fitting.report import Analysis, Report
-from memjax.helpers.brief import html_chart, html_table
+from memjax.helpers.brief import heading, html_chart, html_table
 from memjax.helpers.budget import format_bytes
 from memjax.pricing.holders import Holder, Share, by_line, by_module, by_phase, shares
 
@@ -33,7 +33,7 @@ def analysis_html(found: Analysis) -> str:
     label = f"bytes held by {found.name}, position by position"
     return "".join(
         (
-            f"<h4>{escape(found.name)}</h4>",
+            f"<h4>{escape(heading(found.name, found.device))}</h4>",
             html_table(("", ""), numbers, right=(1,)),
             html_chart(found.timeline.bytes_at, label),
             *_peak_tables(found.holders),
@@ -55,7 +55,7 @@ def report_html(found: Report) -> str:
     height = 90 * planned.peak_bytes / max(plain.peak_bytes, 1)
     return "".join(
         (
-            f"<h4>{escape(found.name)}</h4>",
+            f"<h4>{escape(heading(found.name, found.device))}</h4>",
             html_table(("", ""), numbers, right=(1,)),
             "<p>without recomputation, and as planned:</p>",
             f"<div>{html_chart(plain.bytes_at, 'without recomputation', height=90)}</div>",

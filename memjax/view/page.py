@@ -237,12 +237,15 @@ def _excess(timeline: Timeline, values: Sequence[Holder], base_bytes: int) -> di
 def _summary(found: Report | Analysis) -> tuple[tuple[str, str], ...]:
     """Label and text of the numbers above the chart."""
     compiled = getattr(found, "compiled", None)
+    device = (("device", found.device),) if found.device else ()
     if compiled is None:
         return (
+            *device,
             ("predicted peak", format_bytes(found.timeline.peak_bytes)),
             ("eqns", f"{getattr(found, 'eqns', 0):,}"),
         )
     return (
+        *device,
         ("budgeted", format_bytes(getattr(found, "budget_bytes", 0))),
         ("without recomputation", format_bytes(getattr(found, "plain_predicted_bytes", 0))),
         ("predicted", format_bytes(getattr(found, "predicted_bytes", 0))),

@@ -9,7 +9,7 @@ from html import escape
 
 from memjax.fitting.batch_result import BatchPoint, MaxBatch
 from memjax.fitting.curve import Frontier, FrontierPoint
-from memjax.helpers.brief import html_table, table
+from memjax.helpers.brief import heading, html_table, table
 from memjax.helpers.budget import format_bytes
 
 _FRONTIER = ("budget", "predicted", "compiled", "overhead", "at least", "")
@@ -22,13 +22,18 @@ MAX_REFUSED = 3
 def frontier_text(found: Frontier, most: int | None = None) -> str:
     """A frontier, a line a point."""
     rows = table(_FRONTIER, [_point(point) for point in found.points[:most]], right=_RIGHT)
-    return "\n".join([f"{found.name}: bytes against overhead", *(f"  {row}" for row in rows)])
+    return "\n".join(
+        [
+            f"{heading(found.name, found.device)}: bytes against overhead",
+            *(f"  {row}" for row in rows),
+        ]
+    )
 
 
 def frontier_html(found: Frontier) -> str:
     """A frontier, a row a point."""
     rows = html_table(_FRONTIER, [_point(point) for point in found.points], right=_RIGHT)
-    return f"<p>{escape(found.name)}: bytes against overhead</p>{rows}"
+    return f"<p>{escape(heading(found.name, found.device))}: bytes against overhead</p>{rows}"
 
 
 def _point(point: FrontierPoint) -> tuple[str, ...]:
@@ -59,7 +64,7 @@ def max_batch_html(found: MaxBatch) -> str:
 def _headline(found: MaxBatch) -> str:
     compiled = format_bytes(found.report.compiled.total_bytes)
     return (
-        f"{found.name}: {found.size} is the largest size that fits "
+        f"{heading(found.name, found.report.device)}: {found.size} is the largest size that fits "
         f"{format_bytes(found.budget_bytes)} ({compiled} compiled)"
     )
 

@@ -22,6 +22,7 @@ def analysis_text(found: Analysis, most: int | None = MOST) -> str:
     """An analysis: what is held at the peak."""
     lines = [
         f"{found.name}: {found.eqns} eqns, {found.flops / 1e9:.2f} GFLOP",
+        *device_lines(found.device),
         f"  predicted peak     {format_bytes(found.peak_bytes):>12}",
         *_compiled_lines(found),
         *_doubt_lines(found, most),
@@ -33,6 +34,11 @@ def analysis_text(found: Analysis, most: int | None = MOST) -> str:
         *loop_lines(found.loops, most),
     ]
     return "\n".join(lines)
+
+
+def device_lines(device: str) -> list[str]:
+    """What a result is for; nothing where it does not say."""
+    return [f"  device             {device}"] if device else []
 
 
 def _compiled_lines(found: Analysis) -> list[str]:
@@ -86,6 +92,7 @@ def _bytes_lines(found: Report) -> list[str]:
     return [
         f"{found.name}: {format_bytes(compiled.total_bytes)} compiled "
         f"of {format_bytes(found.budget_bytes)} budgeted",
+        *device_lines(found.device),
         f"  budgeted           {format_bytes(found.budget_bytes):>12}",
         f"  predicted          {format_bytes(found.predicted_bytes):>12}  "
         f"({format_bytes(found.plain_predicted_bytes)} without recomputation)",

@@ -21,6 +21,7 @@ def analysis(found: Analysis) -> dict[str, Any]:
     """An analysis."""
     return {
         "name": found.name,
+        "device": found.device,
         "eqns": found.eqns,
         "flops": found.flops,
         "peak_bytes": found.peak_bytes,
@@ -39,6 +40,7 @@ def report(found: Report) -> dict[str, Any]:
     kept = sum(made == "keep" for _, made in found.decisions)
     return {
         "name": found.name,
+        "device": found.device,
         "budget_bytes": found.budget_bytes,
         "predicted_bytes": found.predicted_bytes,
         "plain_predicted_bytes": found.plain_predicted_bytes,
@@ -80,6 +82,7 @@ def frontier(found: Frontier) -> dict[str, Any]:
     """A frontier, a dict for each point; plans are left out."""
     return {
         "name": found.name,
+        "device": found.device,
         "points": [
             {
                 "budget_bytes": point.budget_bytes,
@@ -104,6 +107,7 @@ def max_batch(found: MaxBatch) -> dict[str, Any]:
     """The largest size and the curve; of the report, bytes and overhead."""
     return {
         "name": found.name,
+        "device": found.report.device,
         "size": found.size,
         "budget_bytes": found.budget_bytes,
         "compiled_bytes": found.report.compiled.total_bytes,

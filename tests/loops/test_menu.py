@@ -25,8 +25,9 @@ from memjax.pricing.price import Pricer
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
 from memjax.program.trace import trace
+from memjax.targets.figures import rates_of
 
-PRICER = Pricer(BACKENDS["cpu"], cost.rates_of("cpu"))
+PRICER = Pricer(BACKENDS["cpu"], rates_of("cpu"))
 
 
 def chain(weights: Any, x: Any) -> Any:
