@@ -516,11 +516,10 @@ def default_device() -> Any:
     return chosen or jax.devices()[0]
 
 
-def struct_at(struct: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-    """The same type, placed elsewhere; None leaves that open."""
-    return jax.ShapeDtypeStruct(
-        struct.shape, struct.dtype, weak_type=bool(struct.weak_type), sharding=sharding
-    )
+def struct_at(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    """The type of an array, or a type, placed elsewhere; None leaves that open."""
+    weak = bool(getattr(leaf, "weak_type", False))
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=weak, sharding=sharding)
 
 
 JAX_VERSION: tuple[int, ...] = tuple(jax.__version_info__)
