@@ -72,6 +72,16 @@ def install_browser(session: nox.Session) -> None:
     session.run(*command, env=patience, success_codes=[0, 1], silent=True)
 
 
+def install_compilers(session: nox.Session, *extras: str) -> None:
+    """Compilers of devices that are not attached; where they cannot be had, their tests are
+    skipped. JAX is told of the CPU alone, as none of them comes with a device.
+    """
+    session.env["JAX_PLATFORMS"] = "cpu"
+    for extra in extras:
+        command = ("python", "-m", "pip", "install", "-q", "-e", f".[{extra}]")
+        session.run(*command, success_codes=[0, 1])
+
+
 def check(session: nox.Session, *folders: str) -> None:
     """The tests of some folders, types, and what imports what, in the environment of a session."""
     session.run("python", "-c", VERSIONS)
@@ -90,6 +100,7 @@ def check(session: nox.Session, *folders: str) -> None:
 def oldest(session: nox.Session) -> None:
     """Python 3.11 with the oldest jax that memjax supports."""
     session.install("-e", ".[test]", OLDEST[1])
+    install_compilers(session, "tpu")
     check(session, "tests")
 
 
@@ -97,6 +108,7 @@ def oldest(session: nox.Session) -> None:
 def newest(session: nox.Session) -> None:
     """The newest Python on this machine with the newest jax; documentation; lint."""
     session.install("--upgrade", "-e", ".[test,docs]")
+    install_compilers(session, "tpu", "cuda")
     check(session, "tests", "notebooks")
     # The code blocks of a page build on one another, so a page stays on one worker.
     session.run("pytest", "--numprocesses=2", "--dist=loadfile", "docs")

@@ -66,11 +66,10 @@ def struct(aval: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, **more)
 
 
-def struct_at(struct: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-    """The same type, placed elsewhere; None leaves that open."""
-    return jax.ShapeDtypeStruct(
-        struct.shape, struct.dtype, weak_type=bool(struct.weak_type), sharding=sharding
-    )
+def struct_at(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    """The type of an array, or a type, placed elsewhere; None leaves that open."""
+    weak = bool(getattr(leaf, "weak_type", False))
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=weak, sharding=sharding)
 
 
 def stacked(aval: Any, length: int) -> jax.ShapeDtypeStruct:

@@ -33,6 +33,7 @@ from memjax.fitting.setup import (
     given_up,
     limit_of,
     make_loop,
+    over_named_devices,
     resolved,
     trace_call,
     without_jit,
@@ -268,7 +269,7 @@ class BudgetedStep:
         self, call: Call, args: Sequence[Any], kwargs: dict[str, Any], context: Hashable
     ) -> Entry:
         settings = self._settings
-        loop, _ = self._loop(call, args, kwargs)
+        loop, _ = self._loop(args, kwargs)
         limit = limit_of(settings, call.leaves)
         try:
             fitted = fit_with_cache(loop, limit, settings)
@@ -289,10 +290,12 @@ class BudgetedStep:
         )
 
     def _loop(
-        self, call: Call, args: Sequence[Any], kwargs: dict[str, Any]
+        self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[Loop, tuple[Donation, ...]]:
         """A closed loop that is ready to run, and the verdict on donation."""
         settings, step = self._settings, objects.as_function(self._step, args, kwargs)
+        args, kwargs = over_named_devices(settings, args, kwargs)
+        call = self._statics.split(args, kwargs)
         program = trace_call(step, self._statics, args, kwargs)
         donations = decide_donations(program, settings, call, step)
         donated = given_up(donations, settings, call, step)
@@ -341,4 +344,4 @@ def loop_for(
     elif device is not None:
         step = step.changed(device=device)
     with step._taken_apart((*step._leading, *args), kwargs) as (args, kwargs, _):
-        return step._loop(step._statics.split(args, kwargs), args, kwargs)
+        return step._loop(args, kwargs)

@@ -16,7 +16,13 @@ import jax
 
 from memjax import _compat
 from memjax.emit.compile import CompiledStep, Measured, Target, compile_step
-from memjax.emit.plan import Plan, check_program, plan_of_solution, schedule_of_plan
+from memjax.emit.plan import (
+    Plan,
+    check_program,
+    fingerprint,
+    plan_of_solution,
+    schedule_of_plan,
+)
 from memjax.emit.rewrite import rewrite
 from memjax.fitting.stated import Footing, Stated
 from memjax.loops.choose import Chooser
@@ -300,17 +306,23 @@ class Loop:
         return self.record(Attempt(purpose, plan, step.measured, for_memory), step)
 
     def compile_given(self, plan: Plan, purpose: str, *, for_memory: bool) -> Attempt:
-        """Compile a plan that was not made here.
+        """Compile a plan that was not made here; one that is to change nothing, as it is.
 
         Raises:
             InvalidPlan: it cannot be carried out.
         """
+        as_traced = fingerprint(self.program)
+        if plan.program == as_traced != fingerprint(self.prepared.graph.program):
+            return self._known_as_it_is() or self.compile_as_it_is(plan.budget_bytes)
         try:
             return self.compile(plan, purpose, for_memory=for_memory)
         except (InvalidPlan, jax.errors.JaxRuntimeError):  # the latter is XLA's
             raise
         except Exception as error:  # whatever is wrong with a plan from a file
             raise InvalidPlan(f"the plan cannot be carried out: {error}") from error
+
+    def _known_as_it_is(self) -> Attempt | None:
+        return next((a for a in self.attempts if a.purpose == AS_IT_IS), None)
 
     def compile_as_it_is(
         self, budget_bytes: int, *, donates: bool = True, keeps_barriers: bool = True

@@ -36,7 +36,7 @@ from memjax.program.signature import Call, Statics, as_tuple, flat_arguments, in
 from memjax.program.trace import trace
 from memjax.targets.attach import devices_of, is_attached, label, memory_bytes
 from memjax.targets.figures import rates_of
-from memjax.targets.placing import placed
+from memjax.targets.placing import moved, placed
 
 Donate = str | bool | int | None | Sequence[int | str]
 
@@ -170,6 +170,19 @@ def device_of(settings: Settings, leaves: Sequence[Any]) -> Any:
 
 def _first_device(sharding: Any) -> Any:
     return min(sharding.device_set, key=lambda device: device.id)
+
+
+def over_named_devices(
+    settings: Settings, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """A call's arguments; where the settings name devices, those that are spread are over these."""
+    if not isinstance(settings.device, str):
+        return args, kwargs
+    devices = devices_of(settings.device)
+    found: tuple[Sequence[Any], dict[str, Any]] = jax.tree_util.tree_map(
+        lambda leaf: moved(leaf, devices, str(settings.device)), (args, kwargs)
+    )
+    return found
 
 
 def limit_of(settings: Settings, leaves: Sequence[Any]) -> int:

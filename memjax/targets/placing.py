@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
+from memjax import _compat
+
 
 def placed(shardings: Sequence[Any], devices: Sequence[Any], name: str) -> tuple[Any, ...]:
     """Shardings over other devices.
@@ -32,8 +34,8 @@ def placed(shardings: Sequence[Any], devices: Sequence[Any], name: str) -> tuple
     """
     if len(devices) == 1:
         alone = SingleDeviceSharding(devices[0])
-        return tuple(_on_mesh(s, devices, name) if _is_spread(s) else alone for s in shardings)
-    found = tuple(_on_mesh(s, devices, name) if _is_spread(s) else None for s in shardings)
+        return tuple(_over(s, devices, name, alone) for s in shardings)
+    found = tuple(_over(s, devices, name, None) for s in shardings)
     if shardings and not any(found):
         raise ValueError(
             f"device={name!r} are {len(devices)} devices, and nothing says how the step is "
@@ -43,8 +45,17 @@ def placed(shardings: Sequence[Any], devices: Sequence[Any], name: str) -> tuple
     return found
 
 
-def _is_spread(sharding: Any) -> bool:
-    return isinstance(sharding, NamedSharding)
+def moved(leaf: Any, devices: Sequence[Any], name: str) -> Any:
+    """An argument to trace a step with: a type over other devices in place of a spread array."""
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return leaf
+    return _compat.struct_at(leaf, _on_mesh(sharding, devices, name))
+
+
+def _over(sharding: Any, devices: Sequence[Any], name: str, otherwise: Any) -> Any:
+    """A sharding over a mesh, moved to other devices; what any other is replaced by."""
+    return _on_mesh(sharding, devices, name) if isinstance(sharding, NamedSharding) else otherwise
 
 
 def _on_mesh(sharding: NamedSharding, devices: Sequence[Any], name: str) -> NamedSharding:
