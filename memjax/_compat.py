@@ -41,6 +41,14 @@ INLINED_CALLS = frozenset(
     }
 )
 
+BODIES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(INLINED_CALLS, ("call_jaxpr", "fun_jaxpr")),
+    **dict.fromkeys((*JIT_PRIMITIVES, "scan", "shard_map"), ("jaxpr",)),
+    "while": ("cond_jaxpr", "body_jaxpr"),
+    "cond": ("branches",),
+}
+"""The parameters in which eqns have programs, or a tuple of them, that memjax looks into."""
+
 
 def jaxpr_parts(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
     """A jaxpr and its constants, from what a version calls a closed jaxpr.
@@ -224,14 +232,15 @@ def scopes(stack: NameStack) -> tuple[str, ...]:
 def compiled_messages(compiled: Any) -> tuple[bytes, bytes] | None:
     """XLA's buffer assignment and scheduled module of a compiled program, as serialized protobuf.
 
-    None where the backend, or a version of JAX, does not state them.
+    The assignment is empty on all backends but CPU. None where the backend, or a version of JAX,
+    does not even state the module.
     """
     try:
         assignment = getattr(compiled.memory_analysis(), "serialized_buffer_assignment_proto", b"")
         modules = compiled.runtime_executable().hlo_modules()
     except (AttributeError, NotImplementedError, RuntimeError):
         return None
-    if not assignment or len(modules) != 1:
+    if len(modules) != 1:
         return None
     return bytes(assignment), bytes(modules[0].as_serialized_hlo_module_proto())
 

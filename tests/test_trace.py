@@ -278,7 +278,7 @@ def test_name_stacks_include_the_inlined_call():
 
     stack = str(trace(step, (X,)).eqns[0].name_stack)
     assert stack.startswith("block/")
-    assert stack.endswith("/deep")
+    assert plain_name(stack).endswith("/deep")
     assert "(inner)" in stack
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from memjax.program import primitives
 from memjax.program.eqns import Eqn, Program
+from memjax.program.tags import plain_name
 
 if TYPE_CHECKING:
     import networkx
@@ -108,7 +109,7 @@ class LivenessGraph:
                     index,
                     primitive=eqn.primitive,
                     source=eqn.source,
-                    name_stack=str(eqn.name_stack),
+                    name_stack=plain_name(str(eqn.name_stack)),
                 )
         for value, readers in enumerate(self.readers):
             producer = self.program.producer[value]

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rbuffers.proto\x12\nmemjax.xla\"\xb4\x01\n\rLogicalBuffer\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x36\n\ndefined_at\x18\x03 \x01(\x0b\x32\".memjax.xla.LogicalBuffer.Location\x1aQ\n\x08Location\x12\x18\n\x10instruction_name\x18\x02 \x01(\t\x12\x16\n\x0einstruction_id\x18\x04 \x01(\x03\x12\x13\n\x0bshape_index\x18\x03 \x03(\x03\"\xb5\x02\n\x10\x42ufferAllocation\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x17\n\x0fis_thread_local\x18\x03 \x01(\x08\x12&\n\x1eis_entry_computation_parameter\x18\x05 \x01(\x08\x12\x18\n\x10parameter_number\x18\x06 \x01(\x03\x12\x16\n\x0emaybe_live_out\x18\x07 \x01(\x08\x12\x37\n\x08\x61ssigned\x18\t \x03(\x0b\x32%.memjax.xla.BufferAllocation.Assigned\x12\x13\n\x0bis_constant\x18\x0c \x01(\x08\x1a\x43\n\x08\x41ssigned\x12\x19\n\x11logical_buffer_id\x18\x01 \x01(\x03\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"\xca\x02\n\x12HeapSimulatorTrace\x12\x34\n\x06\x65vents\x18\x01 \x03(\x0b\x32$.memjax.xla.HeapSimulatorTrace.Event\x12\x1f\n\x17whole_module_simulation\x18\x02 \x01(\x08\x12\x1f\n\x17\x62uffer_allocation_index\x18\x03 \x01(\x03\x1a\xbb\x01\n\x05\x45vent\x12\x37\n\x04kind\x18\x01 \x01(\x0e\x32).memjax.xla.HeapSimulatorTrace.Event.Kind\x12\x11\n\tbuffer_id\x18\x02 \x01(\x03\x12\x18\n\x10instruction_name\x18\x04 \x01(\t\x12\x1f\n\x17share_with_canonical_id\x18\x05 \x01(\x03\"+\n\x04Kind\x12\t\n\x05\x41LLOC\x10\x00\x12\x08\n\x04\x46REE\x10\x01\x12\x0e\n\nSHARE_WITH\x10\x02\"\xe0\x02\n\x10\x42ufferAssignment\x12\x32\n\x0flogical_buffers\x18\x01 \x03(\x0b\x32\x19.memjax.xla.LogicalBuffer\x12@\n\x0e\x62uffer_aliases\x18\x02 \x03(\x0b\x32(.memjax.xla.BufferAssignment.BufferAlias\x12\x38\n\x12\x62uffer_allocations\x18\x03 \x03(\x0b\x32\x1c.memjax.xla.BufferAllocation\x12=\n\x15heap_simulator_traces\x18\x04 \x03(\x0b\x32\x1e.memjax.xla.HeapSimulatorTrace\x1a]\n\x0b\x42ufferAlias\x12\x18\n\x10source_buffer_id\x18\x01 \x01(\x03\x12\x34\n\x08location\x18\x02 \x01(\x0b\x32\".memjax.xla.LogicalBuffer.Location\"]\n\x08Metadata\x12\x0f\n\x07op_name\x18\x02 \x01(\t\x12\x13\n\x0bsource_file\x18\x03 \x01(\t\x12\x13\n\x0bsource_line\x18\x04 \x01(\x05\x12\x16\n\x0estack_frame_id\x18\x0f \x01(\x05\"\xc3\x01\n\x0bInstruction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06opcode\x18\x02 \x01(\t\x12&\n\x08metadata\x18\x07 \x01(\x0b\x32\x14.memjax.xla.Metadata\x12\x18\n\x10parameter_number\x18\t \x01(\x03\x12\x13\n\x0btuple_index\x18\r \x01(\x03\x12\n\n\x02id\x18# \x01(\x03\x12\x13\n\x0boperand_ids\x18$ \x03(\x03\x12\x1e\n\x16\x63\x61lled_computation_ids\x18& \x03(\x03\"g\n\x0b\x43omputation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x0cinstructions\x18\x02 \x03(\x0b\x32\x17.memjax.xla.Instruction\x12\n\n\x02id\x18\x05 \x01(\x03\x12\x0f\n\x07root_id\x18\x06 \x01(\x03\"\xcc\x02\n\x0fStackFrameIndex\x12\x12\n\nfile_names\x18\x01 \x03(\t\x12\x16\n\x0e\x66unction_names\x18\x02 \x03(\t\x12@\n\x0e\x66ile_locations\x18\x03 \x03(\x0b\x32(.memjax.xla.StackFrameIndex.FileLocation\x12<\n\x0cstack_frames\x18\x04 \x03(\x0b\x32&.memjax.xla.StackFrameIndex.StackFrame\x1aL\n\x0c\x46ileLocation\x12\x14\n\x0c\x66ile_name_id\x18\x01 \x01(\x05\x12\x18\n\x10\x66unction_name_id\x18\x02 \x01(\x05\x12\x0c\n\x04line\x18\x03 \x01(\x05\x1a?\n\nStackFrame\x12\x18\n\x10\x66ile_location_id\x18\x01 \x01(\x05\x12\x17\n\x0fparent_frame_id\x18\x02 \x01(\x05\"\xb8\x01\n\x08Schedule\x12\x36\n\tsequences\x18\x01 \x03(\x0b\x32#.memjax.xla.Schedule.SequencesEntry\x1a#\n\x08Sequence\x12\x17\n\x0finstruction_ids\x18\x01 \x03(\x03\x1aO\n\x0eSequencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.memjax.xla.Schedule.Sequence:\x02\x38\x01\"\xe3\x01\n\x06Module\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x16\x65ntry_computation_name\x18\x02 \x01(\t\x12-\n\x0c\x63omputations\x18\x03 \x03(\x0b\x32\x17.memjax.xla.Computation\x12\x1c\n\x14\x65ntry_computation_id\x18\x06 \x01(\x03\x12&\n\x08schedule\x18\x07 \x01(\x0b\x32\x14.memjax.xla.Schedule\x12\x36\n\x11stack_frame_index\x18\x11 \x01(\x0b\x32\x1b.memjax.xla.StackFrameIndexb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rbuffers.proto\x12\nmemjax.xla\"\xb4\x01\n\rLogicalBuffer\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x36\n\ndefined_at\x18\x03 \x01(\x0b\x32\".memjax.xla.LogicalBuffer.Location\x1aQ\n\x08Location\x12\x18\n\x10instruction_name\x18\x02 \x01(\t\x12\x16\n\x0einstruction_id\x18\x04 \x01(\x03\x12\x13\n\x0bshape_index\x18\x03 \x03(\x03\"\xb5\x02\n\x10\x42ufferAllocation\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x17\n\x0fis_thread_local\x18\x03 \x01(\x08\x12&\n\x1eis_entry_computation_parameter\x18\x05 \x01(\x08\x12\x18\n\x10parameter_number\x18\x06 \x01(\x03\x12\x16\n\x0emaybe_live_out\x18\x07 \x01(\x08\x12\x37\n\x08\x61ssigned\x18\t \x03(\x0b\x32%.memjax.xla.BufferAllocation.Assigned\x12\x13\n\x0bis_constant\x18\x0c \x01(\x08\x1a\x43\n\x08\x41ssigned\x12\x19\n\x11logical_buffer_id\x18\x01 \x01(\x03\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"\xca\x02\n\x12HeapSimulatorTrace\x12\x34\n\x06\x65vents\x18\x01 \x03(\x0b\x32$.memjax.xla.HeapSimulatorTrace.Event\x12\x1f\n\x17whole_module_simulation\x18\x02 \x01(\x08\x12\x1f\n\x17\x62uffer_allocation_index\x18\x03 \x01(\x03\x1a\xbb\x01\n\x05\x45vent\x12\x37\n\x04kind\x18\x01 \x01(\x0e\x32).memjax.xla.HeapSimulatorTrace.Event.Kind\x12\x11\n\tbuffer_id\x18\x02 \x01(\x03\x12\x18\n\x10instruction_name\x18\x04 \x01(\t\x12\x1f\n\x17share_with_canonical_id\x18\x05 \x01(\x03\"+\n\x04Kind\x12\t\n\x05\x41LLOC\x10\x00\x12\x08\n\x04\x46REE\x10\x01\x12\x0e\n\nSHARE_WITH\x10\x02\"\xe0\x02\n\x10\x42ufferAssignment\x12\x32\n\x0flogical_buffers\x18\x01 \x03(\x0b\x32\x19.memjax.xla.LogicalBuffer\x12@\n\x0e\x62uffer_aliases\x18\x02 \x03(\x0b\x32(.memjax.xla.BufferAssignment.BufferAlias\x12\x38\n\x12\x62uffer_allocations\x18\x03 \x03(\x0b\x32\x1c.memjax.xla.BufferAllocation\x12=\n\x15heap_simulator_traces\x18\x04 \x03(\x0b\x32\x1e.memjax.xla.HeapSimulatorTrace\x1a]\n\x0b\x42ufferAlias\x12\x18\n\x10source_buffer_id\x18\x01 \x01(\x03\x12\x34\n\x08location\x18\x02 \x01(\x0b\x32\".memjax.xla.LogicalBuffer.Location\"\x1a\n\x04Tile\x12\x12\n\ndimensions\x18\x01 \x03(\x03\"u\n\x06Layout\x12\x16\n\x0eminor_to_major\x18\x01 \x03(\x03\x12\x1f\n\x05tiles\x18\x06 \x03(\x0b\x32\x10.memjax.xla.Tile\x12\x1c\n\x14\x65lement_size_in_bits\x18\x07 \x01(\x03\x12\x14\n\x0cmemory_space\x18\x08 \x01(\x03\"~\n\x05Shape\x12\x14\n\x0c\x65lement_type\x18\x02 \x01(\x05\x12\x12\n\ndimensions\x18\x03 \x03(\x03\x12\'\n\x0ctuple_shapes\x18\x04 \x03(\x0b\x32\x11.memjax.xla.Shape\x12\"\n\x06layout\x18\x05 \x01(\x0b\x32\x12.memjax.xla.Layout\"^\n\x0cOperandAlias\x12\x1a\n\x12output_shape_index\x18\x01 \x03(\x03\x12\x15\n\roperand_index\x18\x02 \x01(\x03\x12\x1b\n\x13operand_shape_index\x18\x03 \x03(\x03\"]\n\x08Metadata\x12\x0f\n\x07op_name\x18\x02 \x01(\t\x12\x13\n\x0bsource_file\x18\x03 \x01(\t\x12\x13\n\x0bsource_line\x18\x04 \x01(\x05\x12\x16\n\x0estack_frame_id\x18\x0f \x01(\x05\"\xd4\x02\n\x0bInstruction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06opcode\x18\x02 \x01(\t\x12 \n\x05shape\x18\x03 \x01(\x0b\x32\x11.memjax.xla.Shape\x12&\n\x08metadata\x18\x07 \x01(\x0b\x32\x14.memjax.xla.Metadata\x12\x18\n\x10parameter_number\x18\t \x01(\x03\x12\x13\n\x0btuple_index\x18\r \x01(\x03\x12\x1a\n\x12\x63ustom_call_target\x18\x1c \x01(\t\x12\n\n\x02id\x18# \x01(\x03\x12\x13\n\x0boperand_ids\x18$ \x03(\x03\x12\x1e\n\x16\x63\x61lled_computation_ids\x18& \x03(\x03\x12\x16\n\x0e\x62\x61\x63kend_config\x18+ \x01(\x0c\x12\x39\n\x17output_operand_aliasing\x18J \x03(\x0b\x32\x18.memjax.xla.OperandAlias\"g\n\x0b\x43omputation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x0cinstructions\x18\x02 \x03(\x0b\x32\x17.memjax.xla.Instruction\x12\n\n\x02id\x18\x05 \x01(\x03\x12\x0f\n\x07root_id\x18\x06 \x01(\x03\"\xcc\x02\n\x0fStackFrameIndex\x12\x12\n\nfile_names\x18\x01 \x03(\t\x12\x16\n\x0e\x66unction_names\x18\x02 \x03(\t\x12@\n\x0e\x66ile_locations\x18\x03 \x03(\x0b\x32(.memjax.xla.StackFrameIndex.FileLocation\x12<\n\x0cstack_frames\x18\x04 \x03(\x0b\x32&.memjax.xla.StackFrameIndex.StackFrame\x1aL\n\x0c\x46ileLocation\x12\x14\n\x0c\x66ile_name_id\x18\x01 \x01(\x05\x12\x18\n\x10\x66unction_name_id\x18\x02 \x01(\x05\x12\x0c\n\x04line\x18\x03 \x01(\x05\x1a?\n\nStackFrame\x12\x18\n\x10\x66ile_location_id\x18\x01 \x01(\x05\x12\x17\n\x0fparent_frame_id\x18\x02 \x01(\x05\"\xb8\x01\n\x08Schedule\x12\x36\n\tsequences\x18\x01 \x03(\x0b\x32#.memjax.xla.Schedule.SequencesEntry\x1a#\n\x08Sequence\x12\x17\n\x0finstruction_ids\x18\x01 \x03(\x03\x1aO\n\x0eSequencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.memjax.xla.Schedule.Sequence:\x02\x38\x01\"\xa5\x01\n\x10InputOutputAlias\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".memjax.xla.InputOutputAlias.Entry\x1a\\\n\x05\x45ntry\x12\x1a\n\x12output_shape_index\x18\x01 \x03(\x03\x12\x18\n\x10parameter_number\x18\x02 \x01(\x03\x12\x1d\n\x15parameter_shape_index\x18\x03 \x03(\x03\"\x9d\x02\n\x06Module\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x16\x65ntry_computation_name\x18\x02 \x01(\t\x12-\n\x0c\x63omputations\x18\x03 \x03(\x0b\x32\x17.memjax.xla.Computation\x12\x1c\n\x14\x65ntry_computation_id\x18\x06 \x01(\x03\x12&\n\x08schedule\x18\x07 \x01(\x0b\x32\x14.memjax.xla.Schedule\x12\x38\n\x12input_output_alias\x18\x08 \x01(\x0b\x32\x1c.memjax.xla.InputOutputAlias\x12\x36\n\x11stack_frame_index\x18\x11 \x01(\x0b\x32\x1b.memjax.xla.StackFrameIndexb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,24 +41,36 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_BUFFERASSIGNMENT']._serialized_end=1210
   _globals['_BUFFERASSIGNMENT_BUFFERALIAS']._serialized_start=1117
   _globals['_BUFFERASSIGNMENT_BUFFERALIAS']._serialized_end=1210
-  _globals['_METADATA']._serialized_start=1212
-  _globals['_METADATA']._serialized_end=1305
-  _globals['_INSTRUCTION']._serialized_start=1308
-  _globals['_INSTRUCTION']._serialized_end=1503
-  _globals['_COMPUTATION']._serialized_start=1505
-  _globals['_COMPUTATION']._serialized_end=1608
-  _globals['_STACKFRAMEINDEX']._serialized_start=1611
-  _globals['_STACKFRAMEINDEX']._serialized_end=1943
-  _globals['_STACKFRAMEINDEX_FILELOCATION']._serialized_start=1802
-  _globals['_STACKFRAMEINDEX_FILELOCATION']._serialized_end=1878
-  _globals['_STACKFRAMEINDEX_STACKFRAME']._serialized_start=1880
-  _globals['_STACKFRAMEINDEX_STACKFRAME']._serialized_end=1943
-  _globals['_SCHEDULE']._serialized_start=1946
-  _globals['_SCHEDULE']._serialized_end=2130
-  _globals['_SCHEDULE_SEQUENCE']._serialized_start=2014
-  _globals['_SCHEDULE_SEQUENCE']._serialized_end=2049
-  _globals['_SCHEDULE_SEQUENCESENTRY']._serialized_start=2051
-  _globals['_SCHEDULE_SEQUENCESENTRY']._serialized_end=2130
-  _globals['_MODULE']._serialized_start=2133
-  _globals['_MODULE']._serialized_end=2360
+  _globals['_TILE']._serialized_start=1212
+  _globals['_TILE']._serialized_end=1238
+  _globals['_LAYOUT']._serialized_start=1240
+  _globals['_LAYOUT']._serialized_end=1357
+  _globals['_SHAPE']._serialized_start=1359
+  _globals['_SHAPE']._serialized_end=1485
+  _globals['_OPERANDALIAS']._serialized_start=1487
+  _globals['_OPERANDALIAS']._serialized_end=1581
+  _globals['_METADATA']._serialized_start=1583
+  _globals['_METADATA']._serialized_end=1676
+  _globals['_INSTRUCTION']._serialized_start=1679
+  _globals['_INSTRUCTION']._serialized_end=2019
+  _globals['_COMPUTATION']._serialized_start=2021
+  _globals['_COMPUTATION']._serialized_end=2124
+  _globals['_STACKFRAMEINDEX']._serialized_start=2127
+  _globals['_STACKFRAMEINDEX']._serialized_end=2459
+  _globals['_STACKFRAMEINDEX_FILELOCATION']._serialized_start=2318
+  _globals['_STACKFRAMEINDEX_FILELOCATION']._serialized_end=2394
+  _globals['_STACKFRAMEINDEX_STACKFRAME']._serialized_start=2396
+  _globals['_STACKFRAMEINDEX_STACKFRAME']._serialized_end=2459
+  _globals['_SCHEDULE']._serialized_start=2462
+  _globals['_SCHEDULE']._serialized_end=2646
+  _globals['_SCHEDULE_SEQUENCE']._serialized_start=2530
+  _globals['_SCHEDULE_SEQUENCE']._serialized_end=2565
+  _globals['_SCHEDULE_SEQUENCESENTRY']._serialized_start=2567
+  _globals['_SCHEDULE_SEQUENCESENTRY']._serialized_end=2646
+  _globals['_INPUTOUTPUTALIAS']._serialized_start=2649
+  _globals['_INPUTOUTPUTALIAS']._serialized_end=2814
+  _globals['_INPUTOUTPUTALIAS_ENTRY']._serialized_start=2722
+  _globals['_INPUTOUTPUTALIAS_ENTRY']._serialized_end=2814
+  _globals['_MODULE']._serialized_start=2817
+  _globals['_MODULE']._serialized_end=3102
 # @@protoc_insertion_point(module_scope)
