@@ -26,6 +26,8 @@ from memjax.planning.problem import Solution
 from memjax.planning.simulate import InvalidPlan
 from memjax.pricing import cost
 from memjax.pricing.coarsen import Coarse
+from memjax.pricing.learnt import NOTHING, Learnt
+from memjax.pricing.liveness import liveness
 from memjax.pricing.nests import look_inside
 from memjax.pricing.price import Pricer, is_mostly_small_loops
 from memjax.pricing.residents import Resident, resident_bytes, residents
@@ -33,11 +35,15 @@ from memjax.pricing.segments import emitted_timeline
 from memjax.program.donation import Donation
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
+from memjax.xla.held import reading_of
+from memjax.xla.learn import learn
 
 AS_IT_IS = "as it is"
 NOT_WORTH_IT = "giving it up makes the compiled program larger"
 NEAR_MISS = 4 / 3
 """More work is worth it for a plan that misses its target by up to this factor; a guess."""
+LEARN_FROM = 0.03
+"""Predictions that are off by no more are as good as what could be learnt."""
 HAS_BARRIERS = frozenset({"checkpoint", "remat2", "remat", "optimization_barrier"})
 """Primitives that are, or are lowered with, an `optimization_barrier`."""
 
@@ -111,6 +117,15 @@ class BudgetInfeasible(ValueError):
         self.fitted = fitted
 
 
+def _decided(learnt: Learnt) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(sorted(learnt.stored)), tuple(sorted(learnt.free))
+
+
+def _knowledge(plan: Plan) -> tuple[object, ...]:
+    """What decides, beside the traced program, which problem a plan's eqns are of."""
+    return plan.loops, plan.insides, plan.stored, plan.free
+
+
 @dataclass
 class Loop:
     """The state of one closed loop: what was compiled so far, and how."""
@@ -131,18 +146,25 @@ class Loop:
         self.pricer = Pricer(self.target.backend, self.rates, self.scale)
         self.quick, self.patient = self.planner.quick(), self.planner.patient()
         self.chooser = Chooser(self.pricer, self.quick)
-        self.coarse_by_loops: dict[tuple[object, object], Coarse] = {}
+        self.coarse_by_loops: dict[tuple[object, ...], Coarse] = {}
         self.answers: dict[tuple[int, int, Planner], tuple[Plan, bool]] = {}
+        self.learnt = NOTHING
+        self.learnt_from: list[Attempt] = []
 
     @cached_property
     def prepared(self) -> Coarse:
         """The problem of the program as it is planned; an analysis does not need it."""
-        return self.coarsen(look_inside(prepare(self.program)))
+        return self.coarsen(self.prepared_program)
+
+    @cached_property
+    def prepared_program(self) -> Program:
+        """The program as it is planned."""
+        return look_inside(prepare(self.program))
 
     @cached_property
     def as_it_is(self) -> Coarse:
-        """The problem of the program as the user wrote it."""
-        return self.coarsen(look_inside(self.program))
+        """The problem of the program as the user wrote it, by the rules."""
+        return self.coarsen(look_inside(self.program), learnt=NOTHING)
 
     @property
     def bound_bytes(self) -> int:
@@ -157,10 +179,21 @@ class Loop:
         """How many eqns the program has, those of bodies included."""
         return sum(_compat.count_eqns(eqn.raw) for eqn in self.program.eqns)
 
-    def coarsen(self, program: Program, keeps_order: bool = False) -> Coarse:
-        """The problem of a program, with the bytes and seconds of this loop's device."""
-        base_bytes = resident_bytes(program, self.target.arguments, self.donations)
-        return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order)
+    def coarsen(
+        self, program: Program, keeps_order: bool = False, *, learnt: Learnt | None = None
+    ) -> Coarse:
+        """The problem of a program, with the bytes and seconds of this loop's device.
+
+        Args:
+            program: of the step.
+            keeps_order: whether XLA is held to the order where nothing runs again, too.
+            learnt: what it goes by beside the rules; None for all that was learnt.
+        """
+        learnt = self.learnt if learnt is None else learnt
+        base_bytes = learnt.base_bytes
+        if base_bytes is None:
+            base_bytes = resident_bytes(program, self.target.arguments, self.donations)
+        return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order, learnt=learnt)
 
     def coarse_of(self, plan: Plan) -> Coarse:
         """The problem of the program that a plan's decisions about loops make.
@@ -168,15 +201,17 @@ class Loop:
         Raises:
             InvalidPlan: the plan is for another program, or cannot be carried out.
         """
-        program = self.prepared.graph.program
+        program = self.prepared_program
         check_program(plan, program)
-        if not plan.loops and not plan.insides:
+        key = _knowledge(plan)
+        if key == ((), (), *_decided(self.learnt)):
             return self.prepared
         try:
-            key = (plan.loops, plan.insides)
             if key not in self.coarse_by_loops:
-                changed = carry_out(program, Decisions(*key))
-                self.coarse_by_loops[key] = self.coarsen(changed, keeps_order=True)
+                changed = carry_out(program, Decisions(plan.loops, plan.insides))
+                learnt = self.learnt.deciding(plan.stored, plan.free)
+                keeps_order = bool(plan.loops or plan.insides)
+                self.coarse_by_loops[key] = self.coarsen(changed, keeps_order, learnt=learnt)
             return self.coarse_by_loops[key]
         except Exception as error:  # whatever is wrong with a plan from a file
             raise InvalidPlan(f"the plan's decisions about loops fail: {error}") from error
@@ -206,10 +241,11 @@ class Loop:
         """
         peak_bytes = emitted_timeline(coarse, solution.order).peak_bytes
         predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
+        learnt = NOTHING if coarse is self.__dict__.get("as_it_is") else self.learnt
         if decisions is None or not (decisions.loops or decisions.insides):
-            return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes)
+            return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes, learnt=learnt)
         return plan_of_solution(
-            coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared
+            coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared, learnt
         )
 
     def solve(
@@ -272,7 +308,7 @@ class Loop:
         solution = replace(choice.solution, bound_cost=choice.bound_seconds)
         plan = self.make_plan(choice.coarse, solution, budget_bytes, decisions)
         if plan.loops or plan.insides:
-            self.coarse_by_loops[plan.loops, plan.insides] = choice.coarse
+            self.coarse_by_loops[_knowledge(plan)] = choice.coarse
         return plan, choice.met
 
     @cached_property
@@ -328,6 +364,68 @@ class Loop:
             has_barriers=keeps_barriers and self.has_own_barriers,
         )
         return self.record(Attempt(AS_IT_IS, plan, step.measured, False, donates), step)
+
+    def learn(self, attempt: Attempt) -> bool:
+        """Take from a compiled program what it shows, if it is not what was predicted.
+
+        A prediction that holds needs no correction, and what corrects nothing is not taken. Nor is
+        what was scheduled in another way than plans are, as XLA:CPU does with a program as it is:
+        the lives of its values are not those that they have in a plan.
+
+        Returns:
+            whether anything was learnt, so that problems and answers are other ones now.
+        """
+        untouched = attempt.purpose == AS_IT_IS
+        if self.target.backend.scheduler_options and not attempt.for_memory:
+            return False
+        off_bytes = abs(attempt.plan.predicted_bytes - attempt.total_bytes)
+        near = off_bytes <= LEARN_FROM * attempt.total_bytes
+        if near or not attempt.donates or attempt in self.learnt_from:
+            return False
+        self.learnt_from.append(attempt)
+        seen = self._seen(attempt)
+        if seen is None:
+            return False
+        if abs(self._predicted(attempt, seen) - attempt.total_bytes) >= off_bytes:
+            return False
+        self.learnt = seen
+        self.__dict__.pop("prepared", None)
+        self.coarse_by_loops.clear()
+        self.answers.clear()
+        return True
+
+    def unexplained_bytes(self, attempt: Attempt) -> int:
+        """What an attempt's program takes beyond what is predicted of it by now."""
+        return attempt.total_bytes - self._predicted(attempt, self.learnt)
+
+    def _seen(self, attempt: Attempt) -> Learnt | None:
+        """All that was learnt, with what an attempt shows; None where XLA does not show it.
+
+        Which values are stored only a program as it is can show: in a plan, a value is free or
+        stored since it was taken for that.
+        """
+        reading = reading_of(self.steps[self.attempts.index(attempt)].compiled)
+        if reading is None:
+            return None
+        untouched = attempt.purpose == AS_IT_IS
+        coarse = self.as_it_is if untouched else self.coarse_of(attempt.plan)
+        held = attempt.measured.footprint
+        shown = learn(reading, coarse.graph.program, held.total_bytes - held.temp_bytes)
+        if not untouched:
+            shown = shown.deciding((), ())
+        rules = liveness(self.prepared_program).free
+        return self.learnt.updated(shown).against(rules)
+
+    def _predicted(self, attempt: Attempt, learnt: Learnt) -> int:
+        """The footprint of an attempt's program by what was learnt."""
+        if attempt.purpose == AS_IT_IS:
+            corrected = self.coarsen(self.as_it_is.graph.program, learnt=learnt)
+            return emitted_timeline(corrected, corrected.problem.identity).peak_bytes
+        coarse = self.coarse_of(attempt.plan)
+        learnt = learnt.deciding(attempt.plan.stored, attempt.plan.free)
+        corrected = self.coarsen(coarse.graph.program, coarse.keeps_order, learnt=learnt)
+        order = schedule_of_plan(corrected, attempt.plan)
+        return emitted_timeline(corrected, order).peak_bytes
 
     @cached_property
     def has_own_barriers(self) -> bool:

@@ -9,7 +9,7 @@ Predicted bytes are a guide and compiled bytes the judge.
    is held, than plain `jax.jit` does without a reason.
 2. A budget that is a footprint stated before compiles the plan that has it.
 3. Plans for the budget: where a compiled program is over it by some bytes, the next plan is made
-   for as many less, up to `MAX_COMPILATIONS` programs; before these up to `MAX_OWN_SCHEDULES`
+   with what that program showed, or, where that explains nothing, for as many bytes less, up to `MAX_COMPILATIONS` programs; before these up to `MAX_OWN_SCHEDULES`
    where XLA's own schedule is worth it.
 4. Before a budget is refused, the program as it is and all that `find_floor` tries are compiled,
    whatever is predicted of them, and the least that was ever stated for the program. So nothing
@@ -101,7 +101,9 @@ def _at_once(loop: Loop, budget_bytes: int, given: Plan | None) -> Iterator[Atte
         loop.eqns <= QUICK_EQNS
         or loop.plain_plan(loop.as_it_is, budget_bytes).predicted_bytes <= near
     ):
-        yield _untouched(loop, budget_bytes, most_bytes=budget_bytes)
+        untouched = _untouched(loop, budget_bytes, most_bytes=budget_bytes)
+        yield untouched
+        loop.learn(untouched)
     stated = loop.stated.exactly(budget_bytes)
     if stated is not None:
         yield from _again(loop, stated)
@@ -122,8 +124,7 @@ def _again(loop: Loop, stated: Footing) -> Iterator[Attempt]:
 
 def _tighten(loop: Loop, budget_bytes: int, for_memory: bool) -> None:
     """Compile tighter and tighter plans until one fits or the planner has no tighter one."""
-    dynamic_bytes = max(0, budget_bytes - loop.prepared.problem.base_bytes)
-    target_bytes, purpose = budget_bytes - int(MARGIN * dynamic_bytes), "planned for the budget"
+    target_bytes, purpose = _first_target(loop, budget_bytes), "planned for the budget"
     most = MAX_COMPILATIONS if for_memory else MAX_OWN_SCHEDULES
     for _ in range(most):
         plan, met = loop.solve(budget_bytes, target_bytes)
@@ -138,8 +139,18 @@ def _tighten(loop: Loop, budget_bytes: int, for_memory: bool) -> None:
         over = attempt.total_bytes - budget_bytes
         if over <= 0 or not met:
             return
-        target_bytes = min(target_bytes, plan.predicted_bytes) - over
-        purpose = f"planned {format_bytes(budget_bytes - target_bytes)} tighter"
+        if known is None and loop.learn(attempt):
+            target_bytes = _first_target(loop, budget_bytes) - loop.unexplained_bytes(attempt)
+            purpose = "planned with what was learnt"
+        else:
+            target_bytes = min(target_bytes, plan.predicted_bytes) - over
+            purpose = f"planned {format_bytes(budget_bytes - target_bytes)} tighter"
+
+
+def _first_target(loop: Loop, budget_bytes: int) -> int:
+    """The predicted bytes that a plan for a budget is made for, before one was compiled."""
+    dynamic_bytes = max(0, budget_bytes - loop.prepared.problem.base_bytes)
+    return budget_bytes - int(MARGIN * dynamic_bytes)
 
 
 def _loosen(loop: Loop, budget_bytes: int) -> None:
@@ -150,7 +161,10 @@ def _loosen(loop: Loop, budget_bytes: int) -> None:
     unused = budget_bytes - last.total_bytes
     if not last.plan.changes_anything or unused <= SLACK * budget_bytes:
         return
-    plan, met = loop.solve(budget_bytes, last.plan.predicted_bytes + unused)
+    target_bytes = last.plan.predicted_bytes + unused
+    if loop.learn(last):
+        target_bytes = _first_target(loop, budget_bytes) - loop.unexplained_bytes(last)
+    plan, met = loop.solve(budget_bytes, target_bytes)
     known = loop.attempt_of(plan, for_memory=last.for_memory)
     if met and plan.overhead < last.plan.overhead and known is None:
         purpose = f"planned {format_bytes(unused)} looser"
@@ -164,6 +178,7 @@ def _least(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
     """
     untouched = _untouched(loop, budget_bytes)
     yield untouched
+    loop.learn(untouched)
     if budget_bytes >= loop.prepared.problem.base_bytes or not budget_bytes:
         tight = []
         for plan, purpose in _tightest_plans(loop, budget_bytes):

@@ -13,7 +13,7 @@ Definitions
    that are given up and the results that take their place.
 3. Where it may do so and a result is as large as an operand that dies, it does
    (`memjax.xla.in_place`).
-4. Buffers in other memories than the device's (`memjax.xla.shapes`) and constants are left out.
+4. Constants are left out. The *color* of a buffer is its memory (`memjax.xla.shapes`).
 
 XLA packs all temporaries into one allocation. How is not stated, so each set has an allocation of
 its own here, and what XLA's takes beyond those alive at the peak is fragmentation.
@@ -29,7 +29,7 @@ from typing import Any
 from memjax.xla import buffers_pb2 as pb
 from memjax.xla.flow import Flow, Names, Points
 from memjax.xla.in_place import may_write_over, must_write_over
-from memjax.xla.shapes import DEVICE_MEMORY, Index, array_bytes, arrays, memory_of
+from memjax.xla.shapes import Index, array_bytes, arrays, memory_of
 
 _PASSES = frozenset(
     """tuple get-tuple-element bitcast opt-barrier while call conditional copy-done async-update
@@ -53,7 +53,10 @@ def assignment_of(module: Any) -> tuple[Any, Flow]:
                 )
                 number = len(assignment.logical_buffers) + 1
                 assignment.logical_buffers.add(
-                    id=number, size=array_bytes(shape), defined_at=place
+                    id=number,
+                    size=array_bytes(shape),
+                    defined_at=place,
+                    color=memory_of(shape),
                 )
     flow = Flow.of(module, assignment)
     _allocate(assignment, flow, entry)
@@ -66,19 +69,20 @@ def _with_buffers(module: Any) -> Iterator[Any]:
 
 
 def _written(instruction: Any) -> Iterator[tuple[Index, Any]]:
-    """The arrays that an instruction writes into the device's memory."""
+    """The arrays that an instruction writes."""
     if instruction.opcode in _PASSES:
         return
     started = _STARTS.get(instruction.opcode)
     for index, shape in arrays(instruction.shape):
         is_own = started is None or index[0] == started
-        if is_own and memory_of(shape) == DEVICE_MEMORY and array_bytes(shape):
+        if is_own and array_bytes(shape):
             yield index, shape
 
 
 def _allocate(assignment: Any, flow: Flow, entry: Any) -> None:
     """An allocation for each set of buffers that are one."""
     sizes = {b.id: b.size for b in assignment.logical_buffers if b.id in flow.start}
+    kinds = {b.id: (b.size, b.color) for b in assignment.logical_buffers}
     sets = _Sets({b: (flow.start[b], flow.stop[b]) for b in sizes})
     names = Names.of(flow.module)
     for one, other in _ones(flow, names, entry):
@@ -87,7 +91,7 @@ def _allocate(assignment: Any, flow: Flow, entry: Any) -> None:
     arguments, results = _ends(flow, entry)
     fixed = {sets.root(b) for b in (*arguments, *results) if b in sizes}
     for position, instruction in enumerate(flow.order):
-        _write_over(position, instruction, flow, names, sets, sizes, fixed)
+        _write_over(position, instruction, flow, names, sets, kinds, fixed)
     for members in sets.all():
         numbers = [arguments[b] for b in members if b in arguments]
         assignment.buffer_allocations.add(
@@ -96,6 +100,7 @@ def _allocate(assignment: Any, flow: Flow, entry: Any) -> None:
             is_entry_computation_parameter=bool(numbers),
             parameter_number=numbers[0] if numbers else 0,
             maybe_live_out=any(b in results for b in members),
+            color=kinds[members[0]][1],
             assigned=[
                 pb.BufferAllocation.Assigned(logical_buffer_id=b, size=sizes[b]) for b in members
             ],
@@ -108,7 +113,7 @@ def _write_over(
     flow: Flow,
     names: Names,
     sets: _Sets,
-    sizes: dict[int, int],
+    kinds: dict[int, tuple[int, int]],
     fixed: set[int],
 ) -> None:
     """Make a result one with an operand that dies: definition 3."""
@@ -121,7 +126,7 @@ def _write_over(
             continue
         for old in flow.points(instruction.operand_ids[number]).get(inner, ()):
             free = sets.root(old) not in fixed and sets.stop(old) <= position + 1
-            if free and sizes[old] == sizes[written]:
+            if free and kinds[old] == kinds[written]:
                 sets.join(old, written)
                 break
 

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LogicalBuffer(_message.Message):
-    __slots__ = ("id", "size", "defined_at")
+    __slots__ = ("id", "size", "defined_at", "color")
     class Location(_message.Message):
         __slots__ = ("instruction_name", "instruction_id", "shape_index")
         INSTRUCTION_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -20,13 +20,15 @@ class LogicalBuffer(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DEFINED_AT_FIELD_NUMBER: _ClassVar[int]
+    COLOR_FIELD_NUMBER: _ClassVar[int]
     id: int
     size: int
     defined_at: LogicalBuffer.Location
-    def __init__(self, id: _Optional[int] = ..., size: _Optional[int] = ..., defined_at: _Optional[_Union[LogicalBuffer.Location, _Mapping]] = ...) -> None: ...
+    color: int
+    def __init__(self, id: _Optional[int] = ..., size: _Optional[int] = ..., defined_at: _Optional[_Union[LogicalBuffer.Location, _Mapping]] = ..., color: _Optional[int] = ...) -> None: ...
 
 class BufferAllocation(_message.Message):
-    __slots__ = ("index", "size", "is_thread_local", "is_entry_computation_parameter", "parameter_number", "maybe_live_out", "assigned", "is_constant")
+    __slots__ = ("index", "size", "is_thread_local", "is_entry_computation_parameter", "parameter_number", "maybe_live_out", "color", "assigned", "is_constant")
     class Assigned(_message.Message):
         __slots__ = ("logical_buffer_id", "offset", "size")
         LOGICAL_BUFFER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +44,7 @@ class BufferAllocation(_message.Message):
     IS_ENTRY_COMPUTATION_PARAMETER_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_NUMBER_FIELD_NUMBER: _ClassVar[int]
     MAYBE_LIVE_OUT_FIELD_NUMBER: _ClassVar[int]
+    COLOR_FIELD_NUMBER: _ClassVar[int]
     ASSIGNED_FIELD_NUMBER: _ClassVar[int]
     IS_CONSTANT_FIELD_NUMBER: _ClassVar[int]
     index: int
@@ -50,9 +53,10 @@ class BufferAllocation(_message.Message):
     is_entry_computation_parameter: bool
     parameter_number: int
     maybe_live_out: bool
+    color: int
     assigned: _containers.RepeatedCompositeFieldContainer[BufferAllocation.Assigned]
     is_constant: bool
-    def __init__(self, index: _Optional[int] = ..., size: _Optional[int] = ..., is_thread_local: bool = ..., is_entry_computation_parameter: bool = ..., parameter_number: _Optional[int] = ..., maybe_live_out: bool = ..., assigned: _Optional[_Iterable[_Union[BufferAllocation.Assigned, _Mapping]]] = ..., is_constant: bool = ...) -> None: ...
+    def __init__(self, index: _Optional[int] = ..., size: _Optional[int] = ..., is_thread_local: bool = ..., is_entry_computation_parameter: bool = ..., parameter_number: _Optional[int] = ..., maybe_live_out: bool = ..., color: _Optional[int] = ..., assigned: _Optional[_Iterable[_Union[BufferAllocation.Assigned, _Mapping]]] = ..., is_constant: bool = ...) -> None: ...
 
 class HeapSimulatorTrace(_message.Message):
     __slots__ = ("events", "whole_module_simulation", "buffer_allocation_index")

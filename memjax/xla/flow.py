@@ -212,3 +212,20 @@ def sources(names: Names, instruction: Any, index: Index) -> Iterator[tuple[Any,
             yield from ((g, index) for g in given[instruction.parameter_number :][:1])
     else:
         yield from ((operand, ()) for operand in operands)
+
+
+FAR = 200
+"""So many instructions are looked at for one with a telling name."""
+
+
+def behind(names: Names, instruction: Any, index: Index = ()) -> Iterator[tuple[Any, Index]]:
+    """A part of an instruction, and what it is made of, nearest first."""
+    queue = [(instruction, index)]
+    seen = {(instruction.id, index)}
+    for candidate, part in queue:
+        yield candidate, part
+        for following in sources(names, candidate, part):
+            key = following[0].id, following[1]
+            if key not in seen and len(seen) < FAR:
+                seen.add(key)
+                queue.append(following)

@@ -24,6 +24,7 @@ import jax
 
 from memjax import _compat
 from memjax.xla.flow import Flow
+from memjax.xla.shapes import DEVICE_MEMORY
 
 _Piece = tuple[int, int, int, int]
 """(allocation, offset, end, buffer id)."""
@@ -54,11 +55,13 @@ class HeldBuffers:
         buffers: largest first.
         fragmentation_bytes: taken by temporaries' allocations, and unused at the peak.
         at: name of the instruction that runs at the peak; empty without temporaries.
+        position: of that instruction in XLA's order.
     """
 
     buffers: tuple[HeldBuffer, ...]
     fragmentation_bytes: int
     at: str
+    position: int = 0
 
 
 def held_at_peak(assignment: Any, flow: Flow, temp_bytes: int | None = None) -> HeldBuffers:
@@ -74,7 +77,8 @@ def held_at_peak(assignment: Any, flow: Flow, temp_bytes: int | None = None) -> 
     held = []
     temporary = []
     for allocation in assignment.buffer_allocations:
-        if allocation.is_thread_local or allocation.is_constant:
+        elsewhere = allocation.color != DEVICE_MEMORY
+        if allocation.is_thread_local or allocation.is_constant or elsewhere:
             continue
         if allocation.is_entry_computation_parameter or allocation.maybe_live_out:
             is_argument = allocation.is_entry_computation_parameter
@@ -99,6 +103,7 @@ def held_at_peak(assignment: Any, flow: Flow, temp_bytes: int | None = None) -> 
         buffers=tuple(sorted((h for h in held if h.bytes), key=lambda h: -h.bytes)),
         fragmentation_bytes=max(0, total - sum(used.values())),
         at=flow.order[position].name if used else "",
+        position=position,
     )
 
 

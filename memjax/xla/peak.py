@@ -24,7 +24,7 @@ from memjax.pricing.attribution import Origin, argument_origins, module_of_op_na
 from memjax.pricing.holders import Holder, Ledger, Share, by_line, by_module, by_phase
 from memjax.program.source_lines import is_own_file, is_package_file, is_user_file, line_text
 from memjax.program.tags import Path, path_of, plain_name
-from memjax.xla.flow import Names, sources
+from memjax.xla.flow import Index, Names, behind
 from memjax.xla.held import HeldBuffer, HeldBuffers, reading_of
 
 FRAGMENTATION = "between buffers (fragmentation)"
@@ -34,8 +34,6 @@ _BARRIER = "/optimization_barrier"
 """The end of the names of memjax's own barriers, which are nobody's eqns."""
 _VAGUE = ("/while", "/dynamic_update_slice", "/broadcast_in_dim", _BARRIER)
 """The ends of names that say how a loop is run, and not what it computes."""
-FAR = 200
-"""So many instructions are looked at for one with a telling name."""
 _ARGUMENT = re.compile(r"arguments\[(\d+)\]")
 
 
@@ -193,22 +191,15 @@ class _Locator:
         line, module = (origin.line, origin.module) if origin else (None, "")
         return Holder(held.bytes, what, line, own, module, "argument")
 
-    def _named(self, instruction: Any, index: tuple[int, ...] = ()) -> Any:
+    def _named(self, instruction: Any, index: Index = ()) -> Any:
         """The nearest instruction with a telling name: itself, what it fuses, what it reads."""
-        queue = [(instruction, index)]
-        seen = {(instruction.id, index)}
         vague = None
-        for candidate, part in queue:
+        for candidate, _ in behind(self.names, instruction, index):
             name = candidate.metadata.op_name
             if name and (not name.endswith(_VAGUE) or self._eqns_named(name)):
                 return candidate
             if name and vague is None and not name.endswith(_BARRIER):
                 vague = candidate
-            for following in sources(self.names, candidate, part):
-                key = following[0].id, following[1]
-                if key not in seen and len(seen) < FAR:
-                    seen.add(key)
-                    queue.append(following)
         return vague
 
     def _origin(self, instruction: Any) -> Origin:

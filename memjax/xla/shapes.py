@@ -47,6 +47,13 @@ def arrays(shape: Any, index: Index = ()) -> Iterator[tuple[Index, Any]]:
         yield from arrays(part, (*index, number))
 
 
+def part_of(shape: Any, index: Index) -> Any:
+    """The part of a shape at an index."""
+    for number in index:
+        shape = shape.tuple_shapes[number]
+    return shape
+
+
 def array_bytes(shape: Any) -> int:
     """The bytes of an array as laid out; 0 for tokens."""
     bits = shape.layout.element_size_in_bits or max(8, _BITS.get(shape.element_type, 0))
