@@ -11,6 +11,7 @@ import pytest
 
 from memjax import _compat
 from memjax.program.eqns import Constant
+from memjax.program.tags import plain_name
 from memjax.program.trace import trace
 from tests.programs import primitives_of, run_program, shape
 

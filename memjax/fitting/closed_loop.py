@@ -8,14 +8,22 @@ plan, and remembers each compilation as an `Attempt`; and `Fitted`, what comes o
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import jax
 
 from memjax import _compat
-from memjax.emit.compile import CompiledStep, Measured, Target, compile_step
+from memjax.emit.compile import (
+    CompiledStep,
+    Footprint,
+    Measured,
+    OutOfMemory,
+    Target,
+    compile_step,
+)
 from memjax.emit.plan import Plan, check_program, plan_of_solution, schedule_of_plan
 from memjax.emit.rewrite import rewrite
 from memjax.fitting.stated import Footing, Stated
@@ -27,7 +35,6 @@ from memjax.planning.simulate import InvalidPlan
 from memjax.pricing import cost
 from memjax.pricing.coarsen import Coarse
 from memjax.pricing.learnt import NOTHING, Learnt
-from memjax.pricing.liveness import liveness
 from memjax.pricing.nests import look_inside
 from memjax.pricing.price import Pricer, is_mostly_small_loops
 from memjax.pricing.residents import Resident, resident_bytes, residents
@@ -35,15 +42,13 @@ from memjax.pricing.segments import emitted_timeline
 from memjax.program.donation import Donation
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
-from memjax.xla.held import reading_of
-from memjax.xla.learn import learn
 
 AS_IT_IS = "as it is"
 NOT_WORTH_IT = "giving it up makes the compiled program larger"
 NEAR_MISS = 4 / 3
 """More work is worth it for a plan that misses its target by up to this factor; a guess."""
-LEARN_FROM = 0.03
-"""Predictions that are off by no more are as good as what could be learnt."""
+NOT_COMPILED = Measured(Footprint(0, 0, 0, 0), 0.0, 0.0, {})
+"""What is known of an attempt before it is made."""
 HAS_BARRIERS = frozenset({"checkpoint", "remat2", "remat", "optimization_barrier"})
 """Primitives that are, or are lowered with, an `optimization_barrier`."""
 
@@ -58,6 +63,7 @@ class Attempt:
         measured: what came of it.
         for_memory: whether XLA was asked to schedule for memory.
         donates: whether the arguments that memjax would give up are given up.
+        runs: whether XLA made a program of it, and did not refuse it for its bytes.
     """
 
     purpose: str
@@ -65,6 +71,7 @@ class Attempt:
     measured: Measured
     for_memory: bool
     donates: bool = True
+    runs: bool = True
 
     @property
     def total_bytes(self) -> int:
@@ -141,7 +148,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.attempts: list[Attempt] = []
-        self.steps: list[CompiledStep] = []
+        self.steps: list[CompiledStep | None] = []
         self.planning_seconds = 0.0
         self.pricer = Pricer(self.target.backend, self.rates, self.scale)
         self.quick, self.patient = self.planner.quick(), self.planner.patient()
@@ -149,7 +156,6 @@ class Loop:
         self.coarse_by_loops: dict[tuple[object, ...], Coarse] = {}
         self.answers: dict[tuple[int, int, Planner], tuple[Plan, bool]] = {}
         self.learnt = NOTHING
-        self.learnt_from: list[Attempt] = []
 
     @cached_property
     def prepared(self) -> Coarse:
@@ -324,13 +330,12 @@ class Loop:
     def compile(self, plan: Plan, purpose: str, *, for_memory: bool = True) -> Attempt:
         """Compile a plan of the prepared program, scheduled for memory or by XLA's own rules."""
         coarse = self.coarse_of(plan)
-        step = compile_step(
+        return self._attempt(
             rewrite(coarse, schedule_of_plan(coarse, plan)),
             self.target,
-            for_memory=for_memory,
+            Attempt(purpose, plan, NOT_COMPILED, for_memory),
             has_barriers=plan.changes_anything or self.has_own_barriers,
         )
-        return self.record(Attempt(purpose, plan, step.measured, for_memory), step)
 
     def compile_given(self, plan: Plan, purpose: str, *, for_memory: bool) -> Attempt:
         """Compile a plan that was not made here.
@@ -357,86 +362,47 @@ class Loop:
         """
         plan = self.plain_plan(self.as_it_is, budget_bytes)
         target = self.target if donates else replace(self.target, donated=())
-        step = compile_step(
+        return self._attempt(
             _compat.as_function(self.program.jaxpr, self.program.name),
             target,
-            for_memory=False,
+            Attempt(AS_IT_IS, plan, NOT_COMPILED, False, donates),
             has_barriers=keeps_barriers and self.has_own_barriers,
         )
-        return self.record(Attempt(AS_IT_IS, plan, step.measured, False, donates), step)
 
-    def learn(self, attempt: Attempt) -> bool:
-        """Take from a compiled program what it shows, if it is not what was predicted.
+    def _attempt(
+        self,
+        function: Callable[..., Any],
+        target: Target,
+        asked: Attempt,
+        *,
+        has_barriers: bool,
+    ) -> Attempt:
+        """Compile a function for an attempt, and record it with what came of it."""
+        try:
+            step = compile_step(
+                function, target, for_memory=asked.for_memory, has_barriers=has_barriers
+            )
+        except OutOfMemory as refused:
+            return self.record(replace(asked, measured=refused.measured, runs=False), None)
+        return self.record(replace(asked, measured=step.measured), step)
 
-        A prediction that holds needs no correction, and what corrects nothing is not taken. Nor is
-        what was scheduled in another way than plans are, as XLA:CPU does with a program as it is:
-        the lives of its values are not those that they have in a plan.
-
-        Returns:
-            whether anything was learnt, so that problems and answers are other ones now.
-        """
-        untouched = attempt.purpose == AS_IT_IS
-        if self.target.backend.scheduler_options and not attempt.for_memory:
-            return False
-        off_bytes = abs(attempt.plan.predicted_bytes - attempt.total_bytes)
-        near = off_bytes <= LEARN_FROM * attempt.total_bytes
-        if near or not attempt.donates or attempt in self.learnt_from:
-            return False
-        self.learnt_from.append(attempt)
-        seen = self._seen(attempt)
-        if seen is None:
-            return False
-        if abs(self._predicted(attempt, seen) - attempt.total_bytes) >= off_bytes:
-            return False
-        self.learnt = seen
+    def know(self, learnt: Learnt) -> None:
+        """Plan with other knowledge from now on: problems and answers are other ones."""
+        self.learnt = learnt
         self.__dict__.pop("prepared", None)
         self.coarse_by_loops.clear()
         self.answers.clear()
-        return True
-
-    def unexplained_bytes(self, attempt: Attempt) -> int:
-        """What an attempt's program takes beyond what is predicted of it by now."""
-        return attempt.total_bytes - self._predicted(attempt, self.learnt)
-
-    def _seen(self, attempt: Attempt) -> Learnt | None:
-        """All that was learnt, with what an attempt shows; None where XLA does not show it.
-
-        Which values are stored only a program as it is can show: in a plan, a value is free or
-        stored since it was taken for that.
-        """
-        reading = reading_of(self.steps[self.attempts.index(attempt)].compiled)
-        if reading is None:
-            return None
-        untouched = attempt.purpose == AS_IT_IS
-        coarse = self.as_it_is if untouched else self.coarse_of(attempt.plan)
-        held = attempt.measured.footprint
-        shown = learn(reading, coarse.graph.program, held.total_bytes - held.temp_bytes)
-        if not untouched:
-            shown = shown.deciding((), ())
-        rules = liveness(self.prepared_program).free
-        return self.learnt.updated(shown).against(rules)
-
-    def _predicted(self, attempt: Attempt, learnt: Learnt) -> int:
-        """The footprint of an attempt's program by what was learnt."""
-        if attempt.purpose == AS_IT_IS:
-            corrected = self.coarsen(self.as_it_is.graph.program, learnt=learnt)
-            return emitted_timeline(corrected, corrected.problem.identity).peak_bytes
-        coarse = self.coarse_of(attempt.plan)
-        learnt = learnt.deciding(attempt.plan.stored, attempt.plan.free)
-        corrected = self.coarsen(coarse.graph.program, coarse.keeps_order, learnt=learnt)
-        order = schedule_of_plan(corrected, attempt.plan)
-        return emitted_timeline(corrected, order).peak_bytes
 
     @cached_property
     def has_own_barriers(self) -> bool:
         """Whether the user's step relies on barriers, as `jax.checkpoint` does."""
         return any(_compat.contains(eqn.raw, HAS_BARRIERS) for eqn in self.program.eqns)
 
-    def record(self, attempt: Attempt, step: CompiledStep) -> Attempt:
-        """Remember an attempt and its program."""
+    def record(self, attempt: Attempt, step: CompiledStep | None) -> Attempt:
+        """Remember an attempt and its program; None for one that XLA refuses."""
         self.attempts.append(attempt)
         self.steps.append(step)
-        if attempt.purpose != AS_IT_IS:
+        if attempt.purpose != AS_IT_IS and attempt.runs:
             footing = Footing(attempt.total_bytes, attempt.plan, attempt.for_memory)
             self.stated.add(footing)
         return attempt
@@ -456,6 +422,7 @@ class Loop:
     def result(self, chosen: Attempt) -> Fitted:
         """What the loop hands on; programs of other attempts are let go."""
         step = self.steps[self.attempts.index(chosen)]
+        assert step is not None, "what does not run is never chosen"
         untouched = chosen.purpose == AS_IT_IS
         donations = tuple(self.donations)
         if not chosen.donates:

@@ -18,8 +18,8 @@ Definitions
    that reads a free value reads the stored values behind it.
 4. Where XLA was seen to store a value or not to store it (`memjax.pricing.learnt`), that overrules
    definition 1, with two limits. Structural values stay free: a copy of one is made where a
-   schedule has it read early, and no plan repeats that. And what takes much work is free only if a single eqn reads it in the end, since each reader
-   computes a free value again.
+   schedule has it read early, and no plan repeats that. And what takes much work is free only if
+   a single eqn reads it in the end, since each reader computes a free value again.
 
 All positions are eqn indices.
 """

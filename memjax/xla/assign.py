@@ -24,6 +24,7 @@ Source: XLA's `HloDataflowAnalysis` and `HloAliasAnalysis`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from memjax.xla import buffers_pb2 as pb
@@ -48,9 +49,7 @@ def assignment_of(module: Any) -> tuple[Any, Flow]:
             if instruction.opcode == "parameter" and computation.id != entry.id:
                 continue
             for index, shape in _written(instruction):
-                place = pb.LogicalBuffer.Location(
-                    instruction_id=instruction.id, shape_index=index
-                )
+                place = pb.LogicalBuffer.Location(instruction_id=instruction.id, shape_index=index)
                 number = len(assignment.logical_buffers) + 1
                 assignment.logical_buffers.add(
                     id=number,
@@ -170,7 +169,7 @@ def _paired(one: Points, other: Points) -> Iterator[tuple[int, int]]:
     """The buffers at equal indices, as pairs that make them one."""
     for index, buffers in one.items():
         together = (*buffers, *other.get(index, ()))
-        yield from zip(together, together[1:], strict=False)
+        yield from pairwise(together)
 
 
 class _Sets:

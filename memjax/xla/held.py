@@ -144,7 +144,8 @@ def reading_of(compiled: jax.stages.Compiled) -> Reading | None:
         assignment = buffers_pb2.BufferAssignment.FromString(messages[0])
         return Reading(module, assignment, Flow.of(module, assignment), None)
     assignment, flow = assignment_of(module)
-    return Reading(module, assignment, flow, int(compiled.memory_analysis().temp_size_in_bytes))
+    stats: Any = compiled.memory_analysis()
+    return Reading(module, assignment, flow, int(stats.temp_size_in_bytes))
 
 
 def fragmentation_bytes(compiled: jax.stages.Compiled) -> float:

@@ -9,11 +9,13 @@ Definitions
 2. It *holds* the eqn's value if it has as many elements. What has others (workspace of kernels,
    partial sums) is held while the eqn runs.
 3. Values that are other views of one (reshaped, transposed) are that one.
-4. An eqn *runs* at the positions of the instructions that carry its tag, those inside of fusions
-   included.
+4. An eqn *runs* at the positions of the instructions that carry its tag and have the size of its
+   value, those inside of fusions included.
 5. A value is *free* if no buffer holds it, or if it is elementwise and its eqn runs again when
    its buffers are gone: XLA computes it where it is read. It is *stored* if its eqn never runs
    behind the position that writes it. All others are between the two, and the rules decide.
+
+What lies unused between XLA's buffers at its peak is shared out among all of them.
 
 Not handled: values of loops' bodies, and eqns with several results. Rules go on to hold for these.
 """
@@ -21,9 +23,10 @@ Not handled: values of loops' bodies, and eqns with several results. Rules go on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from memjax.pricing.learnt import Learnt
@@ -34,6 +37,11 @@ from memjax.xla.flow import Index, Names, behind
 from memjax.xla.held import Reading
 from memjax.xla.shapes import DEVICE_MEMORY, part_of
 
+_NO_WORK = frozenset(
+    """bitcast broadcast constant convert copy copy-done copy-start fusion get-tuple-element iota
+    parameter reshape transpose tuple""".split()
+)
+"""What XLA puts round the work of an eqn, and under its name."""
 _VIEWS = primitives.ALIASES | {"transpose", "copy", "copy_p"}
 
 
@@ -86,14 +94,22 @@ def learn(reading: Reading, program: Program, base_bytes: int) -> Learnt:
         for v, index in eqns.items()
         if v not in held or (_is_elementwise(program, index) and last_run[v] >= _end(held[v]))
     }
+    stretch = _stretch(reading)
     return Learnt(
         stored=frozenset(v for v in eqns if v in held and last_run[v] <= _begin(held[v])),
         free=frozenset(gone - program.result_values),
-        bytes={v: _bytes(held[v], reading.held.position) for v in eqns if v in held},
-        workspace={v: _most(beside.get(index, ())) for v, index in eqns.items()},
+        bytes={v: int(stretch * _bytes(held[v], reading.held.position)) for v in eqns if v in held},
+        workspace={v: int(stretch * _most(beside.get(i, ()))) for v, i in eqns.items()},
         over=_written_over(held),
         base_bytes=base_bytes,
     )
+
+
+def _stretch(reading: Reading) -> float:
+    """What XLA takes for each byte of its temporaries that is in use at the peak."""
+    held = reading.held
+    used = sum(b.bytes for b in held.buffers if b.role == "temporary")
+    return (used + held.fragmentation_bytes) / used if used else 1.0
 
 
 def _share_out(held: dict[int, list[Found]], eqns: dict[int, int], program: Program) -> None:
@@ -133,7 +149,7 @@ def _bytes(buffers: list[Found], peak: int) -> int:
         return at_peak
     edges = sorted({e for b in buffers for e in (b.start, b.stop)})
     total = length = 0
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         here = _at(buffers, start)
         if here is not None:
             total += here * (stop - start)
@@ -141,13 +157,13 @@ def _bytes(buffers: list[Found], peak: int) -> int:
     return total // max(1, length)
 
 
-def _at(buffers: list[Found], position: int) -> int | None:
+def _at(buffers: Sequence[Found], position: int) -> int | None:
     """What buffers take at a position; None where none of them is needed."""
     there = {b.place: b.bytes for b in buffers if b.start <= position < b.stop}
     return sum(there.values()) if there else None
 
 
-def _most(buffers: list[Found] | tuple[()]) -> int:
+def _most(buffers: Sequence[Found]) -> int:
     return max((_at(buffers, b.start) or 0 for b in buffers), default=0)
 
 
@@ -194,7 +210,9 @@ class _Matcher:
 
         def mark(instruction: Any, position: int) -> None:
             eqn = self.eqns.get(path_of(instruction.metadata.op_name))
-            if eqn is not None:
+            if eqn is None or instruction.opcode in _NO_WORK:
+                return
+            if self._value(eqn, instruction.shape) is not None:
                 last[eqn] = max(last.get(eqn, -1), position)
 
         for instruction in self.reading.flow.order:
