@@ -117,15 +117,18 @@ def coarsen(
     eqns = [i for i, eqn in enumerate(program.eqns) if graph.is_node(eqn)]
     values = [v for i in eqns for v in program.eqns[i].outputs if not graph.free[v]]
     new_id = {value: index for index, value in enumerate(values)}
-    whole = {v: learnt.bytes.get(v, int(scale * program.value_bytes[v])) for v in values}
-    sizes = tuple(0 if v in elsewhere else whole[v] for v in values)
-    small = max(sizes, default=0) * SMALL_FRACTION
+    by_rule = tuple(0 if v in elsewhere else int(scale * program.value_bytes[v]) for v in values)
+    small = max(by_rule, default=0) * SMALL_FRACTION  # the same for a plan, whatever was learnt
+    sizes = tuple(
+        0 if v in elsewhere else learnt.bytes.get(v, count)
+        for v, count in zip(values, by_rule, strict=True)
+    )
 
     def node(index: int) -> Node:
         eqn = program.eqns[index]
         inputs = tuple(new_id[v] for v in graph.stored_reads[index] if v in new_id)
         outputs = tuple(new_id[v] for v in eqn.outputs if v in new_id)
-        written = sum(sizes[v] for v in outputs)
+        written = sum(by_rule[v] for v in outputs)
         if eqn.outputs and eqn.outputs[0] in learnt.workspace:
             workspace_bytes = learnt.workspace[eqn.outputs[0]]
         else:
