@@ -35,7 +35,7 @@ from memjax.program.eqns import Program
 from memjax.program.tags import Path, path_of
 from memjax.xla.flow import Index, Names, behind
 from memjax.xla.held import Reading
-from memjax.xla.shapes import DEVICE_MEMORY, part_of
+from memjax.xla.shapes import CHIP_MEMORY, DEVICE_MEMORY, part_of
 
 _NO_WORK = frozenset(
     """bitcast broadcast constant convert copy copy-done copy-start fusion get-tuple-element iota
@@ -66,15 +66,18 @@ class Found:
     place: tuple[int, int]
 
 
-def learn(reading: Reading, program: Program, base_bytes: int) -> Learnt:
+def learn(
+    reading: Reading, program: Program, base_bytes: int, *, counts_chip: bool = False
+) -> Learnt:
     """What a compiled program shows.
 
     Args:
         reading: of it.
         program: what it was compiled from, its tags in place.
         base_bytes: of its arguments and results, by XLA's count.
+        counts_chip: whether what lives in memory on the chip counts as if it did not.
     """
-    matcher = _Matcher(reading, program)
+    matcher = _Matcher(reading, program, counts_chip)
     held: dict[int, list[Found]] = {}
     beside: dict[int, list[Found]] = {}
     for buffer in matcher.found():
@@ -190,6 +193,7 @@ class _Matcher:
 
     reading: Reading
     program: Program
+    counts_chip: bool
 
     @cached_property
     def eqns(self) -> dict[Path, int]:
@@ -226,6 +230,7 @@ class _Matcher:
     def found(self) -> Iterator[Found]:
         """The buffers that are of some eqn, arguments and constants left out."""
         flow = self.reading.flow
+        memories = (DEVICE_MEMORY, CHIP_MEMORY) if self.counts_chip else (DEVICE_MEMORY,)
         places = {
             part.logical_buffer_id: (allocation.index, part.offset)
             for allocation in self.reading.assignment.buffer_allocations
@@ -245,7 +250,7 @@ class _Matcher:
                 value=self._value(eqn, part_of(writer.shape, index)),
                 start=flow.start[buffer.id],
                 stop=flow.stop[buffer.id],
-                bytes=buffer.size if buffer.color == DEVICE_MEMORY else 0,
+                bytes=buffer.size if buffer.color in memories else 0,
                 place=places[buffer.id],
             )
 

@@ -23,6 +23,7 @@ from typing import Any
 
 Index = tuple[int, ...]
 DEVICE_MEMORY = 0
+CHIP_MEMORY = 1
 _TUPLE = 13
 _BITS = {
     **dict.fromkeys((1, 2, 6, 19, 20, 23, 24, 25, 28, 29, 33), 8),
