@@ -201,6 +201,14 @@ class _Matcher:
         return {eqn.path: index for index, eqn in enumerate(self.program.eqns)}
 
     @cached_property
+    def _paths(self) -> dict[int, Path]:
+        return {i: path_of(x.metadata.op_name) for i, x in self.names.instructions.items()}
+
+    def _path(self, instruction: Any) -> Path:
+        """The tags in an instruction's name."""
+        return self._paths[instruction.id]
+
+    @cached_property
     def names(self) -> Names:
         """Instructions and computations by id."""
         return Names.of(self.reading.module)
@@ -213,7 +221,7 @@ class _Matcher:
         last: dict[int, int] = {}
 
         def mark(instruction: Any, position: int) -> None:
-            eqn = self.eqns.get(path_of(instruction.metadata.op_name))
+            eqn = self.eqns.get(self._path(instruction))
             if eqn is None or instruction.opcode in _NO_WORK:
                 return
             if self._value(eqn, instruction.shape) is not None:
@@ -266,7 +274,7 @@ class _Matcher:
         for candidate, _ in behind(self.names, instruction, index):
             if candidate.id in self._arguments:
                 return named
-            path = path_of(candidate.metadata.op_name)
+            path = self._path(candidate)
             is_read = candidate is not instruction and self.names.home[candidate.id].id == home
             if not path or (named is not None and is_read):
                 continue
