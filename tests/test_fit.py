@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -124,8 +125,11 @@ def test_where_plain_jit_fits_nothing_else_is_compiled(plain, factor):
     assert fitted.chosen.plan.recomputations == ()
 
 
-def test_overshoot_leads_to_a_tighter_target(floor):
-    """Each target is the one before, or what was predicted, less by what was over."""
+def test_overshoot_leads_to_a_tighter_target(floor, monkeypatch):
+    """Each target is the one before, or what was predicted, less by what was over, where
+    nothing is learnt.
+    """
+    monkeypatch.setattr("memjax.fitting.learning.LEARN_FROM", math.inf)
     budget = floor.chosen.total_bytes - 1
     planner = Levels()
     with pytest.raises(memjax.BudgetInfeasible) as caught:

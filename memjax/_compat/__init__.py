@@ -13,6 +13,7 @@ from memjax._compat.devices import (
     register_plugins as register_plugins,
 )
 from memjax._compat.jaxprs import (
+    BODIES as BODIES,
     INLINED_CALLS as INLINED_CALLS,
     JIT_PRIMITIVES as JIT_PRIMITIVES,
     Literal as Literal,

@@ -26,6 +26,14 @@ INLINED_CALLS = frozenset(
     }
 )
 
+BODIES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(INLINED_CALLS, ("call_jaxpr", "fun_jaxpr")),
+    **dict.fromkeys((*JIT_PRIMITIVES, "scan", "shard_map"), ("jaxpr",)),
+    "while": ("cond_jaxpr", "body_jaxpr"),
+    "cond": ("branches",),
+}
+"""The parameters in which eqns have programs, or a tuple of them, that memjax looks into."""
+
 
 def jaxpr_parts(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
     """A jaxpr and its constants, from what a version calls a closed jaxpr.

@@ -19,14 +19,15 @@ config: Any = jax.config
 def compiled_messages(compiled: Any) -> tuple[bytes, bytes] | None:
     """XLA's buffer assignment and scheduled module of a compiled program, as serialized protobuf.
 
-    None where the backend, or a version of JAX, does not state them.
+    The assignment is empty on all backends but CPU. None where the backend, or a version of JAX,
+    does not even state the module.
     """
     try:
         assignment = getattr(compiled.memory_analysis(), "serialized_buffer_assignment_proto", b"")
         modules = compiled.runtime_executable().hlo_modules()
     except (AttributeError, NotImplementedError, RuntimeError):
         return None
-    if not assignment or len(modules) != 1:
+    if len(modules) != 1:
         return None
     return bytes(assignment), bytes(modules[0].as_serialized_hlo_module_proto())
 

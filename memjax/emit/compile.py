@@ -5,10 +5,14 @@ Out: `CompiledStep` with its `Footprint`.
 
 Bytes are XLA's own: `argument + output - alias + temp` of `Compiled.memory_analysis()`, for
 one device. `peak_memory_in_bytes` is not used: on CPU it leaves the temporaries out.
+
+XLA:TPU refuses to compile what does not fit the device, and says how much its temporaries take:
+`OutOfMemory`. Other backends compile it, and fail when it is run.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,9 +22,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from memjax import _compat
 from memjax.pricing.backends import KEEP_BARRIERS, Backend
 
 Options = dict[str, Any]
+_REFUSED = re.compile(r"CompileTimeHbmOom.*?\((\d+(?:\.\d+)?)([KMG])\)", re.DOTALL)
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class OutOfMemory(RuntimeError):
+    """XLA does not compile a program, as it takes more than the device has.
+
+    Attributes:
+        measured: what is known of it: the bytes of the arguments and of the temporaries.
+    """
+
+    def __init__(self, message: str, measured: Measured) -> None:
+        super().__init__(message)
+        self.measured = measured
 
 
 @dataclass(frozen=True)
@@ -123,6 +142,9 @@ def compile_step(
         target: how to compile.
         for_memory: ask the backend's scheduler to go by memory.
         has_barriers: whether the function relies on `optimization_barrier`.
+
+    Raises:
+        OutOfMemory: the device is too small for it, by XLA's word.
     """
     start = time.perf_counter()
     options = compiler_options(target, for_memory=for_memory, has_barriers=has_barriers)
@@ -134,10 +156,25 @@ def compile_step(
     jitted = jax.jit(function, donate_argnums=target.donated, **shardings)
     traced = jitted.trace(*target.arguments)
     lowered = traced.lower()
-    compiled = lowered.compile(compiler_options=options or None)
+    try:
+        compiled = lowered.compile(compiler_options=options or None)
+    except jax.errors.JaxRuntimeError as error:
+        temp_bytes = refused_bytes(str(error))
+        if temp_bytes is None:
+            raise
+        arguments = sum(_compat.aval_bytes(a) for a in target.arguments)
+        seconds = time.perf_counter() - start
+        held = Footprint(arguments, 0, 0, temp_bytes)
+        raise OutOfMemory(str(error), Measured(held, 0.0, seconds, options)) from error
     seconds = time.perf_counter() - start
     measured = Measured(footprint(compiled), _flops(compiled), seconds, options)
     return CompiledStep(compiled, lowered, traced.jaxpr, measured)
+
+
+def refused_bytes(message: str) -> int | None:
+    """Bytes of the temporaries of a program that XLA refuses for them; None for other errors."""
+    found = _REFUSED.search(message)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else None
 
 
 def _flops(compiled: jax.stages.Compiled) -> float:

@@ -26,13 +26,14 @@ from memjax.loops.transform import LoopPlan
 from memjax.planning.problem import Solution
 from memjax.planning.simulate import InvalidPlan, simulate
 from memjax.pricing.coarsen import Coarse
+from memjax.pricing.learnt import NOTHING, Learnt
 from memjax.pricing.liveness import Gap
 from memjax.program.eqns import Program
 
 if TYPE_CHECKING:
     import pandas
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 """Raised whenever a saved plan would be read differently."""
 
 MOST_CHARACTERS = 2**26
@@ -64,6 +65,9 @@ class Plan:
         loops: what happens to pairs of scans. Eqns above are those of the program that this
             makes.
         insides: decisions for the bodies of that program's eqns.
+        stored: values, by id in the program, that XLA was seen to store before the plan was
+            made. Its eqns are those that store something; which do is part of the plan.
+        free: values that it was seen not to store.
     """
 
     program: Fingerprint
@@ -76,6 +80,8 @@ class Plan:
     planner: str = "identity"
     loops: tuple[LoopPlan, ...] = ()
     insides: tuple[Inside, ...] = ()
+    stored: tuple[Index, ...] = ()
+    free: tuple[Index, ...] = ()
 
     @property
     def changes_anything(self) -> bool:
@@ -84,8 +90,14 @@ class Plan:
 
     def decides_like(self, other: Plan) -> bool:
         """Whether two plans make the same program."""
-        mine = (self.recomputations, self.first_runs, self.loops, self.insides)
-        return mine == (other.recomputations, other.first_runs, other.loops, other.insides)
+        same = (self.recomputations, self.first_runs, self.loops, self.insides) == (
+            other.recomputations,
+            other.first_runs,
+            other.loops,
+            other.insides,
+        )
+        alike = (self.stored, self.free) == (other.stored, other.free)
+        return same and (alike or not self.changes_anything)
 
     def __repr__(self) -> str:
         return (
@@ -195,6 +207,7 @@ def plan_of_solution(
     predicted_bytes: int,
     decisions: Decisions | None = None,
     plain: Coarse | None = None,
+    learnt: Learnt = NOTHING,
 ) -> Plan:
     """Name a solution's decisions by the program's eqns.
 
@@ -205,6 +218,7 @@ def plan_of_solution(
         predicted_bytes: the peak of the schedule as it is emitted.
         decisions: about loops, which made the problem.
         plain: the problem of the program before that; None for the same.
+        learnt: what the problem goes by beside the rules.
 
     Raises:
         InvalidPlan: the solution is no valid schedule, or changes the order of effects.
@@ -230,6 +244,8 @@ def plan_of_solution(
         planner=solution.planner,
         loops=decisions.loops,
         insides=decisions.insides,
+        stored=tuple(sorted(learnt.stored)),
+        free=tuple(sorted(learnt.free)),
     )
 
 

@@ -8,21 +8,24 @@ plan, and remembers each compilation as an `Attempt`; and `Fitted`, what comes o
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import jax
 
 from memjax import _compat
-from memjax.emit.compile import CompiledStep, Measured, Target, compile_step
-from memjax.emit.plan import (
-    Plan,
-    check_program,
-    fingerprint,
-    plan_of_solution,
-    schedule_of_plan,
+from memjax.emit.compile import (
+    CompiledStep,
+    Footprint,
+    Measured,
+    OutOfMemory,
+    Target,
+    compile_step,
 )
+from memjax.emit.fingerprint import fingerprint
+from memjax.emit.plan import Plan, check_program, plan_of_solution, schedule_of_plan
 from memjax.emit.rewrite import rewrite
 from memjax.fitting.stated import Footing, Stated
 from memjax.loops.choose import Chooser
@@ -31,6 +34,7 @@ from memjax.planning.planners import Planner
 from memjax.planning.problem import Solution
 from memjax.planning.simulate import InvalidPlan
 from memjax.pricing.coarsen import Coarse
+from memjax.pricing.learnt import NOTHING, Learnt
 from memjax.pricing.nests import look_inside
 from memjax.pricing.price import Pricer, is_mostly_small_loops
 from memjax.pricing.residents import Resident, resident_bytes, residents
@@ -44,6 +48,8 @@ AS_IT_IS = "as it is"
 NOT_WORTH_IT = "giving it up makes the compiled program larger"
 NEAR_MISS = 4 / 3
 """More work is worth it for a plan that misses its target by up to this factor; a guess."""
+NOT_COMPILED = Measured(Footprint(0, 0, 0, 0), 0.0, 0.0, {})
+"""What is known of an attempt before it is made."""
 HAS_BARRIERS = frozenset({"checkpoint", "remat2", "remat", "optimization_barrier"})
 """Primitives that are, or are lowered with, an `optimization_barrier`."""
 
@@ -58,6 +64,7 @@ class Attempt:
         measured: what came of it.
         for_memory: whether XLA was asked to schedule for memory.
         donates: whether the arguments that memjax would give up are given up.
+        runs: whether XLA made a program of it, and did not refuse it for its bytes.
     """
 
     purpose: str
@@ -65,6 +72,7 @@ class Attempt:
     measured: Measured
     for_memory: bool
     donates: bool = True
+    runs: bool = True
 
     @property
     def total_bytes(self) -> int:
@@ -119,6 +127,15 @@ class BudgetInfeasible(ValueError):
         self.fitted = fitted
 
 
+def _decided(learnt: Learnt) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(sorted(learnt.stored)), tuple(sorted(learnt.free))
+
+
+def _knowledge(plan: Plan) -> tuple[object, ...]:
+    """What decides, beside the traced program, which problem a plan's eqns are of."""
+    return plan.loops, plan.insides, plan.stored, plan.free
+
+
 @dataclass
 class Loop:
     """The state of one closed loop: what was compiled so far, and how."""
@@ -135,23 +152,29 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.attempts: list[Attempt] = []
-        self.steps: list[CompiledStep] = []
+        self.steps: list[CompiledStep | None] = []
         self.planning_seconds = 0.0
         self.pricer = Pricer(self.target.backend, self.rates, self.scale)
         self.quick, self.patient = self.planner.quick(), self.planner.patient()
         self.chooser = Chooser(self.pricer, self.quick)
-        self.coarse_by_loops: dict[tuple[object, object], Coarse] = {}
+        self.coarse_by_loops: dict[tuple[object, ...], Coarse] = {}
         self.answers: dict[tuple[int, int, Planner], tuple[Plan, bool]] = {}
+        self.learnt = NOTHING
 
     @cached_property
     def prepared(self) -> Coarse:
         """The problem of the program as it is planned; an analysis does not need it."""
-        return self.coarsen(look_inside(prepare(self.program)))
+        return self.coarsen(self.prepared_program)
+
+    @cached_property
+    def prepared_program(self) -> Program:
+        """The program as it is planned."""
+        return look_inside(prepare(self.program))
 
     @cached_property
     def as_it_is(self) -> Coarse:
-        """The problem of the program as the user wrote it."""
-        return self.coarsen(look_inside(self.program))
+        """The problem of the program as the user wrote it, by the rules."""
+        return self.coarsen(look_inside(self.program), learnt=NOTHING)
 
     @property
     def bound_bytes(self) -> int:
@@ -166,10 +189,21 @@ class Loop:
         """How many eqns the program has, those of bodies included."""
         return sum(_compat.count_eqns(eqn.raw) for eqn in self.program.eqns)
 
-    def coarsen(self, program: Program, keeps_order: bool = False) -> Coarse:
-        """The problem of a program, with the bytes and seconds of this loop's device."""
-        base_bytes = resident_bytes(program, self.target.arguments, self.donations)
-        return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order)
+    def coarsen(
+        self, program: Program, keeps_order: bool = False, *, learnt: Learnt | None = None
+    ) -> Coarse:
+        """The problem of a program, with the bytes and seconds of this loop's device.
+
+        Args:
+            program: of the step.
+            keeps_order: whether XLA is held to the order where nothing runs again, too.
+            learnt: what it goes by beside the rules; None for all that was learnt.
+        """
+        learnt = self.learnt if learnt is None else learnt
+        base_bytes = learnt.base_bytes
+        if base_bytes is None:
+            base_bytes = resident_bytes(program, self.target.arguments, self.donations)
+        return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order, learnt=learnt)
 
     def coarse_of(self, plan: Plan) -> Coarse:
         """The problem of the program that a plan's decisions about loops make.
@@ -177,15 +211,17 @@ class Loop:
         Raises:
             InvalidPlan: the plan is for another program, or cannot be carried out.
         """
-        program = self.prepared.graph.program
+        program = self.prepared_program
         check_program(plan, program)
-        if not plan.loops and not plan.insides:
+        key = _knowledge(plan)
+        if key == ((), (), *_decided(self.learnt)):
             return self.prepared
         try:
-            key = (plan.loops, plan.insides)
             if key not in self.coarse_by_loops:
-                changed = carry_out(program, Decisions(*key))
-                self.coarse_by_loops[key] = self.coarsen(changed, keeps_order=True)
+                changed = carry_out(program, Decisions(plan.loops, plan.insides))
+                learnt = self.learnt.deciding(plan.stored, plan.free)
+                keeps_order = bool(plan.loops or plan.insides)
+                self.coarse_by_loops[key] = self.coarsen(changed, keeps_order, learnt=learnt)
             return self.coarse_by_loops[key]
         except Exception as error:  # whatever is wrong with a plan from a file
             raise InvalidPlan(f"the plan's decisions about loops fail: {error}") from error
@@ -215,10 +251,11 @@ class Loop:
         """
         peak_bytes = emitted_timeline(coarse, solution.order).peak_bytes
         predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
+        learnt = NOTHING if coarse is self.__dict__.get("as_it_is") else self.learnt
         if decisions is None or not (decisions.loops or decisions.insides):
-            return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes)
+            return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes, learnt=learnt)
         return plan_of_solution(
-            coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared
+            coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared, learnt
         )
 
     def solve(
@@ -281,7 +318,7 @@ class Loop:
         solution = replace(choice.solution, bound_cost=choice.bound_seconds)
         plan = self.make_plan(choice.coarse, solution, budget_bytes, decisions)
         if plan.loops or plan.insides:
-            self.coarse_by_loops[plan.loops, plan.insides] = choice.coarse
+            self.coarse_by_loops[_knowledge(plan)] = choice.coarse
         return plan, choice.met
 
     @cached_property
@@ -297,13 +334,12 @@ class Loop:
     def compile(self, plan: Plan, purpose: str, *, for_memory: bool = True) -> Attempt:
         """Compile a plan of the prepared program, scheduled for memory or by XLA's own rules."""
         coarse = self.coarse_of(plan)
-        step = compile_step(
+        return self._attempt(
             rewrite(coarse, schedule_of_plan(coarse, plan)),
             self.target,
-            for_memory=for_memory,
+            Attempt(purpose, plan, NOT_COMPILED, for_memory),
             has_barriers=plan.changes_anything or self.has_own_barriers,
         )
-        return self.record(Attempt(purpose, plan, step.measured, for_memory), step)
 
     def compile_given(self, plan: Plan, purpose: str, *, for_memory: bool) -> Attempt:
         """Compile a plan that was not made here; one that is to change nothing, as it is.
@@ -336,24 +372,47 @@ class Loop:
         """
         plan = self.plain_plan(self.as_it_is, budget_bytes)
         target = self.target if donates else replace(self.target, donated=())
-        step = compile_step(
+        return self._attempt(
             _compat.as_function(self.program.jaxpr, self.program.name),
             target,
-            for_memory=False,
+            Attempt(AS_IT_IS, plan, NOT_COMPILED, False, donates),
             has_barriers=keeps_barriers and self.has_own_barriers,
         )
-        return self.record(Attempt(AS_IT_IS, plan, step.measured, False, donates), step)
+
+    def _attempt(
+        self,
+        function: Callable[..., Any],
+        target: Target,
+        asked: Attempt,
+        *,
+        has_barriers: bool,
+    ) -> Attempt:
+        """Compile a function for an attempt, and record it with what came of it."""
+        try:
+            step = compile_step(
+                function, target, for_memory=asked.for_memory, has_barriers=has_barriers
+            )
+        except OutOfMemory as refused:
+            return self.record(replace(asked, measured=refused.measured, runs=False), None)
+        return self.record(replace(asked, measured=step.measured), step)
+
+    def know(self, learnt: Learnt) -> None:
+        """Plan with other knowledge from now on: problems and answers are other ones."""
+        self.learnt = learnt
+        self.__dict__.pop("prepared", None)
+        self.coarse_by_loops.clear()
+        self.answers.clear()
 
     @cached_property
     def has_own_barriers(self) -> bool:
         """Whether the user's step relies on barriers, as `jax.checkpoint` does."""
         return any(_compat.contains(eqn.raw, HAS_BARRIERS) for eqn in self.program.eqns)
 
-    def record(self, attempt: Attempt, step: CompiledStep) -> Attempt:
-        """Remember an attempt and its program."""
+    def record(self, attempt: Attempt, step: CompiledStep | None) -> Attempt:
+        """Remember an attempt and its program; None for one that XLA refuses."""
         self.attempts.append(attempt)
         self.steps.append(step)
-        if attempt.purpose != AS_IT_IS:
+        if attempt.purpose != AS_IT_IS and attempt.runs:
             footing = Footing(attempt.total_bytes, attempt.plan, attempt.for_memory)
             self.stated.add(footing)
         return attempt
@@ -373,6 +432,7 @@ class Loop:
     def result(self, chosen: Attempt) -> Fitted:
         """What the loop hands on; programs of other attempts are let go."""
         step = self.steps[self.attempts.index(chosen)]
+        assert step is not None, "what does not run is never chosen"
         untouched = chosen.purpose == AS_IT_IS
         donations = tuple(self.donations)
         if not chosen.donates:

@@ -9,13 +9,15 @@ Predicted bytes are a guide and compiled bytes the judge.
    is held, than plain `jax.jit` does without a reason.
 2. A budget that is a footprint stated before compiles the plan that has it.
 3. Plans for the budget: where a compiled program is over it by some bytes, the next plan is made
-   for as many less, up to `MAX_COMPILATIONS` programs; before these up to `MAX_OWN_SCHEDULES`
-   where XLA's own schedule is worth it.
+   with what that program showed, or, where that explains nothing, for as many bytes less, up to
+   `MAX_COMPILATIONS` programs; before these up to `MAX_OWN_SCHEDULES` where XLA's own schedule is
+   worth it.
 4. Before a budget is refused, the program as it is and all that `find_floor` tries are compiled,
    whatever is predicted of them, and the least that was ever stated for the program. So nothing
    is refused that plain `jax.jit` meets, or that was met before.
 
-What step 4 tries does not depend on the budget, and step 1 leaves out only what cannot meet it.
+What each program shows is learnt before the next is planned (`memjax.fitting.learning`). What
+step 4 tries depends on the budget only by that, and step 1 leaves out only what cannot meet it.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from memjax.emit.compile import keeps_barriers
+from memjax.emit.compile import OutOfMemory, keeps_barriers
 from memjax.emit.plan import Plan
 from memjax.fitting.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
+from memjax.fitting.learning import learn_from, unexplained_bytes
 from memjax.fitting.stated import Footing
 from memjax.helpers.budget import format_bytes
 from memjax.planning.simulate import InvalidPlan, simulate
@@ -71,7 +74,7 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
         InvalidPlan: `given` is for another program, or cannot be carried out.
     """
     for attempt in _at_once(loop, budget_bytes, given):
-        if attempt.total_bytes <= budget_bytes:
+        if attempt.runs and attempt.total_bytes <= budget_bytes:
             return loop.result(attempt)
     if budget_bytes >= loop.bound_bytes:
         for for_memory in loop.schedules:
@@ -88,7 +91,7 @@ def fit(loop: Loop, budget_bytes: int, given: Plan | None = None) -> Fitted:
 
 
 def _fitting(loop: Loop, budget_bytes: int) -> list[Attempt]:
-    return [a for a in loop.attempts if a.total_bytes <= budget_bytes]
+    return [a for a in loop.attempts if a.runs and a.total_bytes <= budget_bytes]
 
 
 def _at_once(loop: Loop, budget_bytes: int, given: Plan | None) -> Iterator[Attempt]:
@@ -101,7 +104,9 @@ def _at_once(loop: Loop, budget_bytes: int, given: Plan | None) -> Iterator[Atte
         loop.eqns <= QUICK_EQNS
         or loop.plain_plan(loop.as_it_is, budget_bytes).predicted_bytes <= near
     ):
-        yield _untouched(loop, budget_bytes, most_bytes=budget_bytes)
+        untouched = _untouched(loop, budget_bytes, most_bytes=budget_bytes)
+        yield untouched
+        learn_from(loop, untouched)
     stated = loop.stated.exactly(budget_bytes)
     if stated is not None:
         yield from _again(loop, stated)
@@ -122,8 +127,7 @@ def _again(loop: Loop, stated: Footing) -> Iterator[Attempt]:
 
 def _tighten(loop: Loop, budget_bytes: int, for_memory: bool) -> None:
     """Compile tighter and tighter plans until one fits or the planner has no tighter one."""
-    dynamic_bytes = max(0, budget_bytes - loop.prepared.problem.base_bytes)
-    target_bytes, purpose = budget_bytes - int(MARGIN * dynamic_bytes), "planned for the budget"
+    target_bytes, purpose = _first_target(loop, budget_bytes), "planned for the budget"
     most = MAX_COMPILATIONS if for_memory else MAX_OWN_SCHEDULES
     for _ in range(most):
         plan, met = loop.solve(budget_bytes, target_bytes)
@@ -138,8 +142,18 @@ def _tighten(loop: Loop, budget_bytes: int, for_memory: bool) -> None:
         over = attempt.total_bytes - budget_bytes
         if over <= 0 or not met:
             return
-        target_bytes = min(target_bytes, plan.predicted_bytes) - over
-        purpose = f"planned {format_bytes(budget_bytes - target_bytes)} tighter"
+        if known is None and learn_from(loop, attempt):
+            target_bytes = _first_target(loop, budget_bytes) - unexplained_bytes(loop, attempt)
+            purpose = "planned with what was learnt"
+        else:
+            target_bytes = min(target_bytes, plan.predicted_bytes) - over
+            purpose = f"planned {format_bytes(budget_bytes - target_bytes)} tighter"
+
+
+def _first_target(loop: Loop, budget_bytes: int) -> int:
+    """The predicted bytes that a plan for a budget is made for, before one was compiled."""
+    dynamic_bytes = max(0, budget_bytes - loop.prepared.problem.base_bytes)
+    return budget_bytes - int(MARGIN * dynamic_bytes)
 
 
 def _loosen(loop: Loop, budget_bytes: int) -> None:
@@ -150,7 +164,10 @@ def _loosen(loop: Loop, budget_bytes: int) -> None:
     unused = budget_bytes - last.total_bytes
     if not last.plan.changes_anything or unused <= SLACK * budget_bytes:
         return
-    plan, met = loop.solve(budget_bytes, last.plan.predicted_bytes + unused)
+    target_bytes = last.plan.predicted_bytes + unused
+    if learn_from(loop, last):
+        target_bytes = _first_target(loop, budget_bytes) - unexplained_bytes(loop, last)
+    plan, met = loop.solve(budget_bytes, target_bytes)
     known = loop.attempt_of(plan, for_memory=last.for_memory)
     if met and plan.overhead < last.plan.overhead and known is None:
         purpose = f"planned {format_bytes(unused)} looser"
@@ -164,6 +181,7 @@ def _least(loop: Loop, budget_bytes: int) -> Iterator[Attempt]:
     """
     untouched = _untouched(loop, budget_bytes)
     yield untouched
+    learn_from(loop, untouched)
     if budget_bytes >= loop.prepared.problem.base_bytes or not budget_bytes:
         tight = []
         for plan, purpose in _tightest_plans(loop, budget_bytes):
@@ -210,9 +228,11 @@ def _without_donation(loop: Loop, attempt: Attempt) -> float:
     XLA copies an argument that is given up where it cannot prove that its update comes after
     all other reads, and packs all else anew: at best without what lies unused in between.
     """
-    compiled = loop.steps[loop.attempts.index(attempt)].compiled
+    step = loop.steps[loop.attempts.index(attempt)]
+    if step is None:
+        return math.inf
     held = attempt.measured.footprint
-    needless_bytes = copies_at_the_ends(compiled) + fragmentation_bytes(compiled)
+    needless_bytes = copies_at_the_ends(step.compiled) + fragmentation_bytes(step.compiled)
     return held.total_bytes + held.alias_bytes - needless_bytes
 
 
@@ -247,11 +267,29 @@ def find_floor(loop: Loop) -> Fitted:
     """The smallest compiled footprint of the untouched program and the tightest plans."""
     for _ in _least(loop, 0):
         pass
-    return loop.result(min(loop.attempts, key=lambda a: (a.total_bytes, a.plan.overhead)))
+    return loop.result(_smallest(loop))
+
+
+def _smallest(loop: Loop) -> Attempt:
+    """The attempt with the fewest bytes that runs.
+
+    Raises:
+        OutOfMemory: XLA refused all of them.
+    """
+    running = [a for a in loop.attempts if a.runs]
+    if running:
+        return min(running, key=lambda a: (a.total_bytes, a.plan.overhead))
+    least = min(loop.attempts, key=lambda a: a.total_bytes)
+    message = (
+        f"the smallest program found of {loop.program.name!r} takes "
+        f"{format_bytes(least.total_bytes)}, more than the device has, and XLA compiles none "
+        "of that; a smaller batch or a larger device would help"
+    )
+    raise OutOfMemory(message, least.measured)
 
 
 def _infeasible(loop: Loop, budget_bytes: int) -> BudgetInfeasible:
-    smallest = min(loop.attempts, key=lambda a: a.total_bytes)
+    smallest = _smallest(loop)
     fitted = loop.result(smallest)
     message = (
         f"no plan fits {format_bytes(budget_bytes)}: the smallest compiled footprint reached "

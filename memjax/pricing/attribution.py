@@ -35,6 +35,7 @@ from typing import Any, Literal
 from memjax import _compat
 from memjax.program.eqns import Eqn, Program
 from memjax.program.source_lines import user_line
+from memjax.program.tags import is_tag
 
 Phase = Literal["forward", "backward", "optimizer", "argument", "result"]
 _MODULE = re.compile(r"[A-Za-z_][\w.\-]*")
@@ -204,7 +205,8 @@ def phase_of_op_name(op_name: str) -> Phase | None:
 
 
 def _modules(names: Iterable[str]) -> str:
-    left = (n for n in names if _MODULE.fullmatch(n) and n not in _CALLS and n not in _LOOPS)
+    own = (n for n in names if not is_tag(n) and n not in _CALLS and n not in _LOOPS)
+    left = (n for n in own if _MODULE.fullmatch(n))
     return "/".join(left)
 
 

@@ -19,6 +19,7 @@ from memjax import _compat
 from memjax.planning.problem import Node, Problem
 from memjax.pricing import cost
 from memjax.pricing.backends import Backend
+from memjax.pricing.learnt import NOTHING, Learnt
 from memjax.pricing.liveness import LivenessGraph
 from memjax.program import primitives
 from memjax.program.eqns import Eqn
@@ -93,6 +94,7 @@ def coarsen(
     bodies: Mapping[int, tuple[PlannedBody, ...]] | None = None,
     own_results: frozenset[int] = frozenset(),
     keeps_order: bool = False,
+    learnt: Learnt = NOTHING,
 ) -> Coarse:
     """Build the problem of a program.
 
@@ -108,32 +110,36 @@ def coarsen(
         own_results: results that need a buffer of their own: the new carry of a loop, which is
             written while the old one is still read.
         keeps_order: whether XLA is held to the order where nothing runs again, too.
+        learnt: bytes and workspace that were seen in place of those of the rules.
     """
     program = graph.program
     elsewhere = program.result_values - own_results
     eqns = [i for i, eqn in enumerate(program.eqns) if graph.is_node(eqn)]
     values = [v for i in eqns for v in program.eqns[i].outputs if not graph.free[v]]
     new_id = {value: index for index, value in enumerate(values)}
-    sizes = tuple(0 if v in elsewhere else int(scale * program.value_bytes[v]) for v in values)
-    small = max(sizes, default=0) * SMALL_FRACTION
+    by_rule = tuple(0 if v in elsewhere else int(scale * program.value_bytes[v]) for v in values)
+    small = max(by_rule, default=0) * SMALL_FRACTION  # the same for a plan, whatever was learnt
+    sizes = tuple(
+        0 if v in elsewhere else learnt.bytes.get(v, count)
+        for v, count in zip(values, by_rule, strict=True)
+    )
 
     def node(index: int) -> Node:
         eqn = program.eqns[index]
         inputs = tuple(new_id[v] for v in graph.stored_reads[index] if v in new_id)
         outputs = tuple(new_id[v] for v in eqn.outputs if v in new_id)
-        written = sum(sizes[v] for v in outputs)
-        workspace_bytes = cost.workspace_bytes(eqn.raw, backend)
-        if backend.stores_reduced_transposes:
-            workspace_bytes += cost.reduced_transpose_bytes(graph, index)
+        written = sum(by_rule[v] for v in outputs)
+        if eqn.outputs and eqn.outputs[0] in learnt.workspace:
+            workspace_bytes = learnt.workspace[eqn.outputs[0]]
+        else:
+            workspace_bytes = int(scale * _workspace_bytes(graph, index, backend))
         return Node(
             cost=seconds[index],
             inputs=inputs,
             outputs=outputs,
-            workspace_bytes=inner[index].peak_bytes
-            if index in inner
-            else int(scale * workspace_bytes),
+            workspace_bytes=inner[index].peak_bytes if index in inner else workspace_bytes,
             recomputable=not eqn.runs_once and written > small,
-            in_place=_overwritable(graph, index, new_id),
+            in_place=_overwritable(graph, index, new_id, learnt),
             name=eqn.primitive,
         )
 
@@ -147,6 +153,14 @@ def coarsen(
     return Coarse(problem, tuple(eqns), tuple(values), graph, inner, bodies or {}, keeps_order)
 
 
+def _workspace_bytes(graph: LivenessGraph, index: int, backend: Backend) -> int:
+    """What an eqn holds while it runs, by the rules."""
+    count = cost.workspace_bytes(graph.program.eqns[index].raw, backend)
+    if backend.stores_reduced_transposes:
+        count += cost.reduced_transpose_bytes(graph, index)
+    return count
+
+
 def _carries(eqn: Eqn) -> tuple[int, ...]:
     """The operands of a loop that its iterations write over."""
     if eqn.nest is not None:
@@ -157,11 +171,17 @@ def _carries(eqn: Eqn) -> tuple[int, ...]:
     return tuple(v for v in chosen if isinstance(v, int))
 
 
-def _overwritable(graph: LivenessGraph, index: int, new_id: dict[int, int]) -> tuple[int, ...]:
-    """The operand that XLA updates in place. It does not for elementwise fusions: it could,
-    but assigns buffers of a scheduled program without sharing operands with results.
+def _overwritable(
+    graph: LivenessGraph, index: int, new_id: dict[int, int], learnt: Learnt
+) -> tuple[int, ...]:
+    """The operands that XLA writes over where they die: what is updated in place, and elementwise
+    those that it was seen to.
     """
     eqn = graph.program.eqns[index]
+    seen = [v for written in eqn.outputs for v in learnt.over.get(written, ())]
+    if seen:
+        reads = graph.stored_reads[index]
+        return tuple(new_id[v] for v in dict.fromkeys(seen) if v in reads and v in new_id)
     if eqn.primitive == "scan":
         carries = _carries(eqn)
         return tuple(dict.fromkeys(new_id[v] for v in carries if v in new_id))

@@ -26,6 +26,7 @@ from memjax.pricing.coarsen import Coarse, PlannedBody
 from memjax.pricing.residents import Resident
 from memjax.pricing.segments import emitted_order, segments
 from memjax.program.eqns import Eqn
+from memjax.program.tags import plain_name
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Ledger:
         return tuple(result)
 
     def _of_eqn(self, index: int, count: int, what: str, origin: Origin) -> Holder:
-        name_stack = str(self.coarse.graph.program.eqns[index].name_stack)
+        name_stack = plain_name(str(self.coarse.graph.program.eqns[index].name_stack))
         return Holder(count, what, origin.line, name_stack, origin.module, origin.phase)
 
     def at_peak(self, timeline: Timeline, order: Sequence[int]) -> tuple[Holder, ...]:

@@ -1,6 +1,6 @@
 """Values, their lives, and which of them XLA never stores.
 
-In: a `Program`. Out: a `LivenessGraph`.
+In: a `Program`, and what compiled programs showed. Out: a `LivenessGraph`.
 
 Definitions
 
@@ -16,6 +16,10 @@ Definitions
    what they are computed from: what must be alive wherever the free value is read.
 3. The live range of a stored value is `[its eqn, one past its last reader)`, where an eqn
    that reads a free value reads the stored values behind it.
+4. Where XLA was seen to store a value or not to store it (`memjax.pricing.learnt`), that overrules
+   definition 1, with two limits. Structural values stay free: a copy of one is made where a
+   schedule has it read early, and no plan repeats that. And what takes much work is free only if
+   a single eqn reads it in the end, since each reader computes a free value again.
 
 All positions are eqn indices.
 """
@@ -28,8 +32,10 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from memjax.pricing.learnt import NOTHING, Learnt
 from memjax.program import primitives
 from memjax.program.eqns import Eqn, Program
+from memjax.program.tags import plain_name
 
 if TYPE_CHECKING:
     import networkx
@@ -108,7 +114,7 @@ class LivenessGraph:
                     index,
                     primitive=eqn.primitive,
                     source=eqn.source,
-                    name_stack=str(eqn.name_stack),
+                    name_stack=plain_name(str(eqn.name_stack)),
                 )
         for value, readers in enumerate(self.readers):
             producer = self.program.producer[value]
@@ -125,7 +131,7 @@ class LivenessGraph:
         return graph
 
 
-def liveness(program: Program) -> LivenessGraph:
+def liveness(program: Program, learnt: Learnt = NOTHING) -> LivenessGraph:
     """Find the free values of a program and what stands behind each of them."""
     free = [False] * len(program.avals)
     for eqn, reads in zip(program.eqns, _stored_reads(program, free), strict=True):
@@ -133,6 +139,8 @@ def liveness(program: Program) -> LivenessGraph:
             free[eqn.outputs[0]] = True
     for eqn in _with_one_end(program, free):
         free[eqn.outputs[0]] = True
+    if learnt.stored or learnt.free:
+        _overrule(program, free, learnt)
     reads_of_eqn = tuple(_stored_reads(program, free))
     sources: list[tuple[int, ...]] = [()] * len(program.avals)
     for eqn, reads in zip(program.eqns, reads_of_eqn, strict=True):
@@ -173,6 +181,39 @@ def _with_one_end(program: Program, free: list[bool]) -> Iterator[Eqn]:
             mine = frozenset((index,))
         for value in eqn.reads:
             ends[value] |= mine
+
+
+def _overrule(program: Program, free: list[bool], learnt: Learnt) -> None:
+    """What was seen in the place of what the rules say: definition 4."""
+    ends: list[frozenset[int]] = [frozenset()] * len(program.avals)
+    for index in range(len(program.eqns) - 1, -1, -1):
+        eqn = program.eqns[index]
+        reached = frozenset[int]().union(*(ends[v] for v in eqn.outputs))
+        if _may_be_free(program, eqn):
+            (value,) = eqn.outputs
+            if value in learnt.stored and eqn.primitive not in primitives.STRUCTURAL:
+                free[value] = False
+            elif value in learnt.free:
+                free[value] = _is_repeated(eqn) or len(reached) == 1
+        is_free = all(free[v] for v in eqn.outputs) and not eqn.has_effects
+        mine = reached if is_free else frozenset((index,))
+        for value in eqn.reads:
+            ends[value] |= mine
+
+
+def _is_repeated(eqn: Eqn) -> bool:
+    """Whether an eqn takes so little work that each reader may do it again."""
+    cheap = primitives.FUSES_OPERANDS | primitives.SLICES
+    return eqn.primitive in cheap or eqn.primitive.startswith(primitives.UPDATES_IN_PLACE)
+
+
+def _may_be_free(program: Program, eqn: Eqn) -> bool:
+    """Whether nothing but XLA's choice keeps an eqn from being part of its readers' fusions."""
+    if len(eqn.outputs) != 1 or eqn.runs_once or eqn.nest is not None:
+        return False
+    (value,) = eqn.outputs
+    handed_in = any(value in program.eqns[r].handed_in for r in program.consumers[value])
+    return value not in program.result_values and not handed_in
 
 
 def _could_fuse(program: Program, eqn: Eqn) -> bool:

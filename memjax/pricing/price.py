@@ -23,6 +23,7 @@ from memjax.planning.simulate import simulate
 from memjax.pricing import cost
 from memjax.pricing.backends import Backend
 from memjax.pricing.coarsen import Coarse, PlannedBody, coarsen
+from memjax.pricing.learnt import NOTHING, Learnt
 from memjax.pricing.liveness import liveness
 from memjax.pricing.segments import emitted_order, segments
 from memjax.program import primitives
@@ -52,9 +53,18 @@ class Pricer:
     scale: float = 1.0
     _known: dict[int, tuple[Program, Coarse]] = field(default_factory=dict, repr=False)
 
-    def coarse(self, program: Program, base_bytes: int = 0, *, keeps_order: bool = False) -> Coarse:
-        """The problem of a step, with what is held throughout."""
-        return self._coarse(program, base_bytes, frozenset(), keeps_order)
+    def coarse(
+        self,
+        program: Program,
+        base_bytes: int = 0,
+        *,
+        keeps_order: bool = False,
+        learnt: Learnt = NOTHING,
+    ) -> Coarse:
+        """The problem of a step, with what is held throughout, and what was seen of its own
+        values; bodies go by the rules.
+        """
+        return self._coarse(program, base_bytes, frozenset(), keeps_order, learnt)
 
     def body(self, nest: Nest, program: Program, *, keeps_order: bool) -> Coarse:
         """The problem of a program that is, or takes the place of, a body of an eqn."""
@@ -102,8 +112,9 @@ class Pricer:
         base_bytes: int,
         own_results: frozenset[int],
         keeps_order: bool,
+        learnt: Learnt = NOTHING,
     ) -> Coarse:
-        graph = liveness(program)
+        graph = liveness(program, learnt)
         nests = {i: eqn.nest for i, eqn in enumerate(program.eqns) if eqn.nest is not None}
         bodies = {i: self.planned(nest) for i, nest in nests.items()}
         inner: Mapping[int, cost.Inner] = {
@@ -119,6 +130,7 @@ class Pricer:
             bodies=bodies,
             own_results=own_results,
             keeps_order=keeps_order,
+            learnt=learnt,
         )
 
 

@@ -23,6 +23,7 @@ from jax.tree_util import PyTreeDef
 from memjax import _compat
 from memjax.program import primitives
 from memjax.program.source_lines import user_line
+from memjax.program.tags import Path, path_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Eqn:
         raw: JAX's own eqn; its variables mean nothing outside the jaxpr that it came from.
         inputs: value ids, or constants, in the primitive's order.
         outputs: value ids, in the primitive's order.
-        name_stack: module path and transforms, with those of the calls it was inlined from.
+        name_stack: module path and transforms, with those of the calls it was inlined from, and the
+            tags of all of them (`memjax.program.tags`).
         call: the outermost call that it was inlined from, an eqn of JAX's; None without one.
         nest: the programs that it runs, where memjax looks into them: see `memjax.pricing.nests`.
             `raw` is then what it stands for, or a part of it.
@@ -60,6 +62,11 @@ class Eqn:
     def primitive(self) -> str:
         """The primitive's name."""
         return str(self.raw.primitive.name)
+
+    @cached_property
+    def path(self) -> Path:
+        """Its tag, behind those of the calls that it was inlined from."""
+        return path_of(str(self.name_stack))
 
     @property
     def has_effects(self) -> bool:

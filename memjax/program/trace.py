@@ -24,6 +24,7 @@ from memjax import _compat
 from memjax.program.dead import without_dead_work
 from memjax.program.eqns import Constant, Eqn, Operand, Program
 from memjax.program.module_names import nnx_scopes
+from memjax.program.tags import tag_of, tagged
 
 
 def trace(
@@ -45,12 +46,13 @@ def trace(
     )
     with nnx_scopes():
         traced = jitted.trace(*args, **kwargs)
+    jaxpr = tagged(traced.jaxpr)
     return replace(
-        program_of_jaxpr(traced.jaxpr, step_name(step)),
+        program_of_jaxpr(jaxpr, step_name(step)),
         argument_names=_argument_names(traced.args_info, step, static_argnums),
         result_names=_leaf_names(traced.out_info, "result"),
         in_tree=traced.in_tree,
-        jaxpr=traced.jaxpr,
+        jaxpr=jaxpr,
         out_tree=jax.tree_util.tree_structure(traced.out_info),
     )
 
@@ -157,7 +159,8 @@ class _Flattener:
 
 
 def splice(eqn: Eqn, closed: Any, avals: list[Any]) -> list[Eqn]:
-    """The eqns of a jaxpr in the place of one eqn, under its name and source line.
+    """The eqns of a jaxpr in the place of one eqn, under its name and source line,
+    with tags of their own.
 
     Args:
         eqn: what is replaced; the jaxpr takes its inputs and returns its outputs.
@@ -169,7 +172,7 @@ def splice(eqn: Eqn, closed: Any, avals: list[Any]) -> list[Eqn]:
     env: dict[Any, Operand] = dict(zip(jaxpr.invars, eqn.inputs, strict=True))
     results = dict(zip(jaxpr.outvars, eqn.outputs, strict=True))
     spliced = []
-    for new in jaxpr.eqns:
+    for number, new in enumerate(jaxpr.eqns):
         inputs = tuple(
             Constant(v.val) if isinstance(v, _compat.Literal) else env[v] for v in new.invars
         )
@@ -179,5 +182,6 @@ def splice(eqn: Eqn, closed: Any, avals: list[Any]) -> list[Eqn]:
                 avals.append(var.aval)
         outputs = tuple(int(env[v]) for v in new.outvars)  # type: ignore[arg-type]
         raw = _compat.replace_eqn(new, source_info=eqn.raw.source_info, ctx=eqn.raw.ctx)
-        spliced.append(Eqn(raw, inputs, outputs, eqn.name_stack, eqn.call))
+        stack = eqn.name_stack.extend(tag_of(number))
+        spliced.append(Eqn(raw, inputs, outputs, stack, eqn.call))
     return spliced

@@ -21,7 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _RUNS_OTHERS = frozenset({"while", "call", "conditional", "async-start"})
-_PASSES_ON = frozenset({"bitcast", "opt-barrier", "while", "copy-done", "async-done"})
+_PASSES_ON = frozenset({"bitcast", "opt-barrier", "while", "async-update", "add-dependency"})
+_STARTED = {"copy-done": 0, "async-done": 1}
+"""Which part of what was started is handed on when it is done. What starts a copy holds the copy,
+the original and a context; what starts another operation its operands, its result, contexts."""
 
 Index = tuple[int, ...]
 Points = dict[Index, tuple[int, ...]]
@@ -103,6 +106,13 @@ class Flow:
             return {i[1:]: b for i, b in inner if i[:1] == (instruction.tuple_index,)}
         if opcode in _PASSES_ON and operands:
             return dict(operands[0])
+        if opcode in _STARTED and operands:
+            place = (_STARTED[opcode],)
+            return {i[1:]: b for i, b in operands[0].items() if i[:1] == place}
+        if opcode == "copy-start" and operands:
+            return {(1, *index): buffers for index, buffers in operands[0].items()}
+        if opcode == "async-start":
+            return {(0, n, *i): b for n, given in enumerate(operands) for i, b in given.items()}
         if opcode in ("call", "conditional"):
             merged: Points = {}
             for called in instruction.called_computation_ids:
@@ -111,6 +121,10 @@ class Flow:
                     merged[index] = tuple(dict.fromkeys((*merged.get(index, ()), *buffers)))
             return merged
         return {}
+
+    def points(self, instruction_id: int) -> Points:
+        """The buffers that an instruction's parts are in."""
+        return self._points.get(instruction_id, {})
 
 
 def _scheduled(module: Any, computation: Any) -> list[Any]:
@@ -198,3 +212,20 @@ def sources(names: Names, instruction: Any, index: Index) -> Iterator[tuple[Any,
             yield from ((g, index) for g in given[instruction.parameter_number :][:1])
     else:
         yield from ((operand, ()) for operand in operands)
+
+
+FAR = 200
+"""So many instructions are looked at for one with a telling name."""
+
+
+def behind(names: Names, instruction: Any, index: Index = ()) -> Iterator[tuple[Any, Index]]:
+    """A part of an instruction, and what it is made of, nearest first."""
+    queue = [(instruction, index)]
+    seen = {(instruction.id, index)}
+    for candidate, part in queue:
+        yield candidate, part
+        for following in sources(names, candidate, part):
+            key = following[0].id, following[1]
+            if key not in seen and len(seen) < FAR:
+                seen.add(key)
+                queue.append(following)

@@ -17,12 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
 
 from memjax import _compat
 from memjax.xla.flow import Flow
+from memjax.xla.shapes import DEVICE_MEMORY
 
 _Piece = tuple[int, int, int, int]
 """(allocation, offset, end, buffer id)."""
@@ -53,21 +55,30 @@ class HeldBuffers:
         buffers: largest first.
         fragmentation_bytes: taken by temporaries' allocations, and unused at the peak.
         at: name of the instruction that runs at the peak; empty without temporaries.
+        position: of that instruction in XLA's order.
     """
 
     buffers: tuple[HeldBuffer, ...]
     fragmentation_bytes: int
     at: str
+    position: int = 0
 
 
-def held_at_peak(assignment: Any, flow: Flow) -> HeldBuffers:
-    """Find XLA's peak and what is held there."""
+def held_at_peak(assignment: Any, flow: Flow, temp_bytes: int | None = None) -> HeldBuffers:
+    """Find XLA's peak and what is held there.
+
+    Args:
+        assignment: XLA's, or what `memjax.xla.assign` makes of the module.
+        flow: of the module.
+        temp_bytes: of the temporaries' allocations, where the assignment has not XLA's own.
+    """
     instruction_of = _instructions(assignment, flow)
     index_of = {b.id: tuple(b.defined_at.shape_index) for b in assignment.logical_buffers}
     held = []
     temporary = []
     for allocation in assignment.buffer_allocations:
-        if allocation.is_thread_local or allocation.is_constant:
+        elsewhere = allocation.color != DEVICE_MEMORY
+        if allocation.is_thread_local or allocation.is_constant or elsewhere:
             continue
         if allocation.is_entry_computation_parameter or allocation.maybe_live_out:
             is_argument = allocation.is_entry_computation_parameter
@@ -84,40 +95,65 @@ def held_at_peak(assignment: Any, flow: Flow) -> HeldBuffers:
         if p.logical_buffer_id in flow.start
     ]
     position, used = _peak(pieces, flow)
-    total = sum(a.size for a in temporary)
+    total = sum(a.size for a in temporary) if temp_bytes is None else temp_bytes
     for buffer, count in used.items():
         index = index_of[buffer]
         held.append(HeldBuffer(count, instruction_of.get(buffer), "temporary", index))
     return HeldBuffers(
         buffers=tuple(sorted((h for h in held if h.bytes), key=lambda h: -h.bytes)),
-        fragmentation_bytes=total - sum(used.values()),
+        fragmentation_bytes=max(0, total - sum(used.values())),
         at=flow.order[position].name if used else "",
+        position=position,
     )
 
 
-def buffers_of(compiled: jax.stages.Compiled) -> tuple[HeldBuffers, Any] | None:
-    """What a compiled program holds at its peak, and XLA's message of its module.
+@dataclass(frozen=True)
+class Reading:
+    """What was read of a compiled program.
 
-    None where XLA does not say, or protobuf is not installed.
+    Attributes:
+        module: XLA's message of it.
+        assignment: its buffers: XLA's own, or made of the module where XLA does not state them.
+        flow: when each is needed.
+        temp_bytes: of the temporaries' allocations; None where the assignment says it.
     """
+
+    module: Any
+    assignment: Any
+    flow: Flow
+    temp_bytes: int | None
+
+    @cached_property
+    def held(self) -> HeldBuffers:
+        """What is held at the peak."""
+        return held_at_peak(self.assignment, self.flow, self.temp_bytes)
+
+
+def reading_of(compiled: jax.stages.Compiled) -> Reading | None:
+    """Read a compiled program; None where the backend does not show it, or without protobuf."""
     messages = _compat.compiled_messages(compiled)
     if messages is None:
         return None
     try:
         from memjax.xla import buffers_pb2
+        from memjax.xla.assign import assignment_of
     except ImportError:
         return None
-    assignment = buffers_pb2.BufferAssignment.FromString(messages[0])
     module = buffers_pb2.Module.FromString(messages[1])
-    return held_at_peak(assignment, Flow.of(module, assignment)), module
+    if messages[0]:
+        assignment = buffers_pb2.BufferAssignment.FromString(messages[0])
+        return Reading(module, assignment, Flow.of(module, assignment), None)
+    assignment, flow = assignment_of(module)
+    stats: Any = compiled.memory_analysis()
+    return Reading(module, assignment, flow, int(stats.temp_size_in_bytes))
 
 
 def fragmentation_bytes(compiled: jax.stages.Compiled) -> float:
     """What lies unused between a compiled program's temporaries at their peak; infinite where
     that cannot be known.
     """
-    found = buffers_of(compiled)
-    return math.inf if found is None else found[0].fragmentation_bytes
+    reading = reading_of(compiled)
+    return math.inf if reading is None else reading.held.fragmentation_bytes
 
 
 def _instructions(assignment: Any, flow: Flow) -> dict[int, Any]:

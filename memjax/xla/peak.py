@@ -2,10 +2,10 @@
 
 In: a compiled program, and the `Ledger` of the program that it was compiled from. Out: `XlaPeak`.
 
-An instruction names its eqn by its `op_name`, the name stack and primitive under which it was
-traced. Where several eqns share those, the source line among the instruction's stack
-frames decides. What XLA made without a name of its own (copies, some fusions) has the
-origin of what it reads.
+An instruction names its eqn by the tag in its `op_name` (`memjax.program.tags`). Where that is
+inside of a body, the source line among the instruction's stack frames and the marks of the
+name stack say the rest. What XLA made without a name of its own (copies between memories, some
+fusions) has the origin of what it reads.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from memjax.helpers.budget import format_bytes
 from memjax.pricing.attribution import Origin, argument_origins, module_of_op_name, phase_of_op_name
 from memjax.pricing.holders import Holder, Ledger, Share, by_line, by_module, by_phase
 from memjax.program.source_lines import is_own_file, is_package_file, is_user_file, line_text
-from memjax.xla.flow import Names, sources
-from memjax.xla.held import HeldBuffer, HeldBuffers, buffers_of
+from memjax.program.tags import Path, path_of, plain_name
+from memjax.xla.flow import Index, Names, behind
+from memjax.xla.held import HeldBuffer, HeldBuffers, reading_of
 
 FRAGMENTATION = "between buffers (fragmentation)"
 EXPLAIN_FROM = 0.05
@@ -33,8 +34,6 @@ _BARRIER = "/optimization_barrier"
 """The end of the names of memjax's own barriers, which are nobody's eqns."""
 _VAGUE = ("/while", "/dynamic_update_slice", "/broadcast_in_dim", _BARRIER)
 """The ends of names that say how a loop is run, and not what it computes."""
-FAR = 200
-"""So many instructions are looked at for one with a telling name."""
 _ARGUMENT = re.compile(r"arguments\[(\d+)\]")
 
 
@@ -101,11 +100,11 @@ def xla_peak(
         ledger: where the program's values come from.
         predicted: what is held at the predicted peak.
     """
-    read = buffers_of(compiled)
-    if read is None:
+    reading = reading_of(compiled)
+    if reading is None:
         return None
-    found, module = read
-    holders = _holders(found, _Locator(ledger, module))
+    found = reading.held
+    holders = _holders(found, _Locator(ledger, reading.module))
     return XlaPeak(
         total_bytes=sum(h.bytes for h in holders),
         holders=holders,
@@ -140,13 +139,11 @@ class _Locator:
     module: Any
 
     @cached_property
-    def eqns(self) -> dict[str, list[int]]:
-        """Eqns by the name that XLA's metadata has for them."""
-        found: dict[str, list[int]] = {}
+    def eqns(self) -> dict[Path, list[int]]:
+        """Eqns by their tags."""
+        found: dict[Path, list[int]] = {}
         for index, eqn in enumerate(self.ledger.coarse.graph.program.eqns):
-            stack = str(eqn.name_stack)
-            name = f"{stack}/{eqn.primitive}" if stack else eqn.primitive
-            found.setdefault(name, []).append(index)
+            found.setdefault(eqn.path, []).append(index)
         return found
 
     @cached_property
@@ -155,7 +152,7 @@ class _Locator:
         found: dict[str, list[Origin]] = {}
         program = self.ledger.coarse.graph.program
         for eqn, origin in zip(program.eqns, self.ledger.origins, strict=True):
-            found.setdefault(str(eqn.name_stack), []).append(origin)
+            found.setdefault(plain_name(str(eqn.name_stack)), []).append(origin)
         return found
 
     @cached_property
@@ -181,7 +178,8 @@ class _Locator:
         what = f"{held.instruction.opcode} {name.rpartition('/')[2]}".rstrip()
         phase: str = "result" if held.role == "result" else origin.phase
         known = origin.line is not None or named is not None
-        return Holder(held.bytes, what, origin.line, name, origin.module, phase if known else "")
+        module, phase = origin.module, phase if known else ""
+        return Holder(held.bytes, what, origin.line, plain_name(name), module, phase)
 
     def _of_argument(self, held: HeldBuffer, index: int, name: str) -> Holder:
         program = self.ledger.coarse.graph.program
@@ -193,22 +191,15 @@ class _Locator:
         line, module = (origin.line, origin.module) if origin else (None, "")
         return Holder(held.bytes, what, line, own, module, "argument")
 
-    def _named(self, instruction: Any, index: tuple[int, ...] = ()) -> Any:
+    def _named(self, instruction: Any, index: Index = ()) -> Any:
         """The nearest instruction with a telling name: itself, what it fuses, what it reads."""
-        queue = [(instruction, index)]
-        seen = {(instruction.id, index)}
         vague = None
-        for candidate, part in queue:
+        for candidate, _ in behind(self.names, instruction, index):
             name = candidate.metadata.op_name
             if name and (not name.endswith(_VAGUE) or self._eqns_named(name)):
                 return candidate
             if name and vague is None and not name.endswith(_BARRIER):
                 vague = candidate
-            for following in sources(self.names, candidate, part):
-                key = following[0].id, following[1]
-                if key not in seen and len(seen) < FAR:
-                    seen.add(key)
-                    queue.append(following)
         return vague
 
     def _origin(self, instruction: Any) -> Origin:
@@ -231,7 +222,7 @@ class _Locator:
 
         What a primitive is lowered to, such as the loop of random bits, has no eqn of its name.
         """
-        scope = op_name.partition("/")[2]
+        scope = plain_name(op_name).partition("/")[2]
         while scope:
             scope = scope.rpartition("/")[0]
             if scope in self.scopes:
@@ -239,9 +230,8 @@ class _Locator:
         return ()
 
     def _eqns_named(self, op_name: str) -> Sequence[int]:
-        """Eqns of an instruction's name, without the `jit(step)` in front of it."""
-        _, _, name = op_name.partition("/")
-        return self.eqns.get(name, ())
+        """The eqns that an instruction is of; none where it is inside of an eqn's body."""
+        return self.eqns.get(path_of(op_name), ())
 
     def _line(self, metadata: Any) -> str | None:
         """The user's line among the stack frames of an instruction, innermost first."""
