@@ -32,8 +32,9 @@ from benchmarks import large_models
 from benchmarks.record import result_path, write_csv
 from memjax.demo.gpt import gpt_task
 from memjax.demo.task import Task
+from memjax.fitting.attempts import AS_IT_IS, Attempt
 from memjax.fitting.budgeted import loop_for
-from memjax.fitting.closed_loop import AS_IT_IS, Attempt, Loop
+from memjax.fitting.closed_loop import Loop
 
 POLICIES = ("dots", "nobatch", "full")
 SMALL_LAYERS = 4

@@ -12,9 +12,9 @@ from memjax.api import (
 )
 from memjax.emit.compile import Footprint, footprint
 from memjax.emit.plan import Plan
+from memjax.fitting.attempts import BudgetInfeasible
 from memjax.fitting.batch_result import BatchPoint, MaxBatch, Refusal
 from memjax.fitting.budgeted import BudgetedStep
-from memjax.fitting.closed_loop import BudgetInfeasible
 from memjax.fitting.curve import Frontier
 from memjax.fitting.report import Analysis, Report
 from memjax.planning.problem import Node, Problem, Solution

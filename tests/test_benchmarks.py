@@ -1,19 +1,24 @@
 """The benchmark scripts run, on small models, and their comparisons are right."""
 
 import csv
+import math
 
+import jax
 import pytest
 
 from benchmarks import (
     budgets_are_met,
     calls_add_microseconds,
+    large_models,
     losses_are_equal,
     models,
     pages_stay_quick,
     peaks_have_lines,
     provenance,
     record,
+    targets,
 )
+from memjax.demo.gpt import gpt_task
 
 
 @pytest.fixture
@@ -121,3 +126,33 @@ def test_the_chain_of_the_page_benchmark():
     assert len(timeline.bytes_at) == 100
     assert timeline.peak_bytes == 51 * 2**20
     assert len(shown.values) == 100
+
+
+@pytest.mark.parametrize("scanned", [False, True])
+@pytest.mark.parametrize(
+    ("make", "millions"),
+    [(large_models.gpt2, 124), (large_models.vit, 86), (large_models.resnet50, 25.6)],
+)
+def test_large_models_have_the_published_number_of_parameters(make, millions, scanned):
+    task = make((), scanned, 1)
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(task.state[0]))
+    assert count == pytest.approx(1e6 * millions, rel=0.01)
+
+
+def test_rows_of_a_target_stay_when_another_model_is_measured(results, monkeypatch):
+    def tiny(policy, scanned, target):
+        sizes = {"layers": 2, "width": 32, "heads": 2, "tokens": 32, "batch": 2, "vocab": 64}
+        return gpt_task(**sizes, remat=policy)
+
+    monkeypatch.setitem(targets.MODELS, "small", tiny)
+    plain = targets.plain_row("small", False, "cpu")
+    row = targets.policy_row("small", False, "cpu", "full", plain)
+    assert row["policy_bytes"] < plain["policy_bytes"]
+    assert row["policy_recomputed_flops"] > 0
+    assert row["met"] == (row["memjax_bytes"] <= row["policy_bytes"])
+    named = {"model": "small", "layers": "unrolled"}
+    record.write_csv("targets", [{**named, **row}], target="cpu")
+    assert targets.others("cpu", {("small", "unrolled")}) == []
+    (kept,) = targets.others("cpu", {("gpt2", "unrolled")})
+    assert kept["device_kind"] == "cpu"
+    assert int(kept["policy_bytes"]) == row["policy_bytes"]

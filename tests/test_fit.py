@@ -13,7 +13,8 @@ import pytest
 
 import memjax
 from memjax.emit.compile import Target, barriers_hold
-from memjax.fitting.closed_loop import AS_IT_IS, Loop
+from memjax.fitting.attempts import AS_IT_IS
+from memjax.fitting.closed_loop import Loop
 from memjax.fitting.fit import MAX_COMPILATIONS, find_floor, fit
 from memjax.fitting.stated import Footing, Stated
 from memjax.planning.planners import AutoPlanner, Planner

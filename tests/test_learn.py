@@ -13,7 +13,7 @@ import pytest
 from memjax import _compat
 from memjax.emit.compile import Footprint, Measured, OutOfMemory, refused_bytes
 from memjax.emit.rewrite import rewrite
-from memjax.fitting.closed_loop import AS_IT_IS, BudgetInfeasible
+from memjax.fitting.attempts import AS_IT_IS, BudgetInfeasible
 from memjax.fitting.fit import find_floor, fit
 from memjax.fitting.learning import learn_from, unexplained_bytes
 from memjax.planning.simulate import simulate

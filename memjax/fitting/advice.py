@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from memjax.fitting.closed_loop import BudgetInfeasible, Fitted
+from memjax.fitting.attempts import BudgetInfeasible, Fitted
 from memjax.fitting.report import emitted_by, make_report
 from memjax.helpers.budget import format_bytes
 from memjax.planning.simulate import simulate

@@ -18,9 +18,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memjax.emit.plan import Plan
+from memjax.fitting.attempts import Fitted
 from memjax.fitting.batch_result import BatchPoint, MaxBatch
 from memjax.fitting.batch_search import Probe, Search, moved
-from memjax.fitting.closed_loop import Fitted, Loop
+from memjax.fitting.closed_loop import Loop
 from memjax.fitting.report import make_report
 from memjax.helpers.budget import format_bytes
 

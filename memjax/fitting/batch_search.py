@@ -25,9 +25,10 @@ from typing import Any
 from memjax.emit.fingerprint import fingerprint
 from memjax.emit.plan import Plan, schedule_of_plan
 from memjax.fitting.advice import explained
+from memjax.fitting.attempts import AS_IT_IS, Attempt, BudgetInfeasible, Fitted
 from memjax.fitting.batch_result import Refusal
 from memjax.fitting.budgeted import BudgetedStep, loop_for
-from memjax.fitting.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
+from memjax.fitting.closed_loop import Loop
 from memjax.fitting.fit import with_device_scale
 from memjax.fitting.setup import fit_with_cache, limit_of, spreads
 from memjax.helpers.largest import largest_within

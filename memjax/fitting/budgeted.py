@@ -21,7 +21,8 @@ import jax
 from memjax import _compat
 from memjax.emit.plan import Plan
 from memjax.fitting.advice import explained
-from memjax.fitting.closed_loop import BudgetInfeasible, Loop
+from memjax.fitting.attempts import BudgetInfeasible
+from memjax.fitting.closed_loop import Loop
 from memjax.fitting.entry import Entry, Made, key_of, same_objects
 from memjax.fitting.methods import method_of, settings_of_method
 from memjax.fitting.report import Report, make_report

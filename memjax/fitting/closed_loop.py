@@ -18,8 +18,6 @@ import jax
 from memjax import _compat
 from memjax.emit.compile import (
     CompiledStep,
-    Footprint,
-    Measured,
     OutOfMemory,
     Target,
     compile_step,
@@ -27,6 +25,7 @@ from memjax.emit.compile import (
 from memjax.emit.fingerprint import fingerprint
 from memjax.emit.plan import Plan, check_program, plan_of_solution, schedule_of_plan
 from memjax.emit.rewrite import rewrite
+from memjax.fitting.attempts import AS_IT_IS, NOT_COMPILED, Attempt, Fitted
 from memjax.fitting.stated import Footing, Stated
 from memjax.loops.choose import Chooser
 from memjax.loops.decisions import Decisions, carry_out
@@ -44,87 +43,11 @@ from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
 from memjax.targets.figures import DeviceRates
 
-AS_IT_IS = "as it is"
 NOT_WORTH_IT = "giving it up makes the compiled program larger"
 NEAR_MISS = 4 / 3
 """More work is worth it for a plan that misses its target by up to this factor; a guess."""
-NOT_COMPILED = Measured(Footprint(0, 0, 0, 0), 0.0, 0.0, {})
-"""What is known of an attempt before it is made."""
 HAS_BARRIERS = frozenset({"checkpoint", "remat2", "remat", "optimization_barrier"})
 """Primitives that are, or are lowered with, an `optimization_barrier`."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One compilation of the closed loop.
-
-    Attributes:
-        purpose: why it was made, for people.
-        plan: what was compiled.
-        measured: what came of it.
-        for_memory: whether XLA was asked to schedule for memory.
-        donates: whether the arguments that memjax would give up are given up.
-        runs: whether XLA made a program of it, and did not refuse it for its bytes.
-    """
-
-    purpose: str
-    plan: Plan
-    measured: Measured
-    for_memory: bool
-    donates: bool = True
-    runs: bool = True
-
-    @property
-    def total_bytes(self) -> int:
-        """The compiled footprint."""
-        return self.measured.footprint.total_bytes
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A compiled program within its budget.
-
-    Attributes:
-        traced: the program as JAX traced it.
-        coarse: the problem of the chosen program.
-        plain: the problem of the step without any decision.
-        chosen: the compilation that calls use.
-        step: its program. Those of the others are gone.
-        attempts: every compilation, in order.
-        planning_seconds: spent in the planner.
-        residents: arguments and results, which are held for the whole step.
-        donations: the verdict on each flat argument, as carried out.
-        donated: indices of the flat arguments that a call gives up.
-        device: what it was compiled for, in words.
-    """
-
-    traced: Program
-    coarse: Coarse
-    plain: Coarse
-    chosen: Attempt
-    step: CompiledStep
-    attempts: tuple[Attempt, ...]
-    planning_seconds: float
-    residents: tuple[Resident, ...]
-    donations: tuple[Donation, ...]
-    donated: tuple[int, ...]
-    device: str = ""
-
-
-class BudgetInfeasible(ValueError):
-    """No plan that memjax knows fits the budget.
-
-    Attributes:
-        budget_bytes: what was asked for.
-        floor_bytes: the smallest compiled footprint reached; as a budget it works.
-        fitted: that floor's program and compilations.
-    """
-
-    def __init__(self, message: str, budget_bytes: int, floor_bytes: int, fitted: Fitted) -> None:
-        super().__init__(message)
-        self.budget_bytes = budget_bytes
-        self.floor_bytes = floor_bytes
-        self.fitted = fitted
 
 
 def _decided(learnt: Learnt) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memjax import _compat
-from memjax.fitting.closed_loop import Fitted
+from memjax.fitting.attempts import Fitted
 from memjax.program.signature import Call
 
 

@@ -28,7 +28,8 @@ from dataclasses import replace
 
 from memjax.emit.compile import OutOfMemory, keeps_barriers
 from memjax.emit.plan import Plan
-from memjax.fitting.closed_loop import AS_IT_IS, Attempt, BudgetInfeasible, Fitted, Loop
+from memjax.fitting.attempts import AS_IT_IS, Attempt, BudgetInfeasible, Fitted
+from memjax.fitting.closed_loop import Loop
 from memjax.fitting.learning import learn_from, unexplained_bytes
 from memjax.fitting.stated import Footing
 from memjax.helpers.budget import format_bytes

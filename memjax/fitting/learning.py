@@ -17,7 +17,8 @@ In: a `Loop` and an `Attempt` of it. Out: the loop plans with what the attempt s
 from __future__ import annotations
 
 from memjax.emit.plan import schedule_of_plan
-from memjax.fitting.closed_loop import AS_IT_IS, Attempt, Loop
+from memjax.fitting.attempts import AS_IT_IS, Attempt
+from memjax.fitting.closed_loop import Loop
 from memjax.pricing.learnt import Learnt
 from memjax.pricing.liveness import liveness
 from memjax.pricing.segments import emitted_timeline

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from memjax.emit.compile import Footprint
 from memjax.emit.plan import Plan, decisions, schedule_of_plan
-from memjax.fitting.closed_loop import AS_IT_IS, Attempt, Fitted
+from memjax.fitting.attempts import AS_IT_IS, Attempt, Fitted
 from memjax.helpers import looks
 from memjax.helpers.budget import format_bytes
 from memjax.loops.notes import LoopNote, loop_notes

@@ -23,7 +23,8 @@ from memjax.emit.compile import Target
 from memjax.emit.fingerprint import fingerprint
 from memjax.emit.plan import Plan
 from memjax.emit.plan_cache import load_plan, plan_path, save_plan
-from memjax.fitting.closed_loop import AS_IT_IS, Fitted, Loop
+from memjax.fitting.attempts import AS_IT_IS, Fitted
+from memjax.fitting.closed_loop import Loop
 from memjax.fitting.fit import fit, with_device_scale
 from memjax.fitting.stated import stated_of
 from memjax.helpers.budget import budget_bytes
