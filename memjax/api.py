@@ -25,12 +25,8 @@ from memjax.fitting.report import (
     make_analysis,
     make_report,
 )
-from memjax.fitting.setup import (
-    Donate,
-    Settings,
-    check_donate,
-    limit_of,
-)
+from memjax.fitting.settings import Donate, Settings, check_donate
+from memjax.fitting.setup import limit_of
 from memjax.helpers.budget import budget_bytes, format_bytes
 from memjax.planning.planners import Planner, get_planner
 from memjax.targets.attach import devices_of

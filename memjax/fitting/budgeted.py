@@ -26,8 +26,8 @@ from memjax.fitting.closed_loop import Loop
 from memjax.fitting.entry import Entry, Made, key_of, same_objects
 from memjax.fitting.methods import method_of, settings_of_method
 from memjax.fitting.report import Report, make_report
+from memjax.fitting.settings import Settings, resolved, without_jit
 from memjax.fitting.setup import (
-    Settings,
     decide_donations,
     device_of,
     fit_with_cache,
@@ -35,9 +35,7 @@ from memjax.fitting.setup import (
     limit_of,
     make_loop,
     over_named_devices,
-    resolved,
     trace_call,
-    without_jit,
 )
 from memjax.program import objects
 from memjax.program.donation import Donation, without_shared_buffers

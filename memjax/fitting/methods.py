@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from memjax.fitting.setup import Settings
+from memjax.fitting.settings import Settings
 from memjax.program.signature import as_tuple
 
 
