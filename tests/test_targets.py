@@ -224,10 +224,10 @@ def test_libtpu_has_as_much_memory_as_a_file_says(name):
     (device,) = memjax.target_devices(name)
     sharding = jax.sharding.SingleDeviceSharding(device)
     x = jax.ShapeDtypeStruct((2**20, 2**20), jnp.float32, sharding=sharding)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="HbmOom") as raised:
+    with pytest.raises(jax.errors.JaxRuntimeError, match="exceeds available HBM") as raised:
         jax.jit(lambda x: x.T @ x).trace(x).lower().compile()
     stated = re.search(r"exceeds available HBM \((\d+\.\d+)G\)", str(raised.value))
-    assert abs(ALL[name].memory_bytes / 2**30 - float(stated[1])) < 0.01
+    assert abs(ALL[name].memory_bytes / 2**30 - float(stated[1])) < 0.02  # versions differ
 
 
 GPUS = [name for name, figures in ALL.items() if figures.platform == "cuda"]

@@ -98,11 +98,11 @@ def missing(figures: Figures) -> str:
             "jax 0.12 or newer is needed to compile for GPUs that are not attached: with Python "
             "3.12 or newer, pip install 'memjax[cuda]'"
         )
-    lacks = [] if any(map(_is_there, CUDA_PLUGINS)) else ["JAX's CUDA plugin"]
+    if not any(map(_is_there, CUDA_PLUGINS)):
+        return "JAX's CUDA plugin is not installed: pip install 'memjax[cuda]'"
     if not _has_ptxas():
-        lacks.append("ptxas, of CUDA's toolkit,")
-    verb = "is" if len(lacks) == 1 else "are"
-    return f"{' and '.join(lacks)} {verb} not installed: pip install 'memjax[cuda]'" * bool(lacks)
+        return "ptxas, of CUDA's toolkit, is not installed: pip install 'memjax[cuda]'"
+    return ""
 
 
 def _is_there(module: str) -> bool:
