@@ -55,6 +55,9 @@ from memjax._compat.jaxprs import (
 from memjax._compat.jaxprs import (
     with_jaxpr as with_jaxpr,
 )
+from memjax._compat.jaxprs import (
+    with_types as with_types,
+)
 from memjax._compat.leaves import (
     argument_name as argument_name,
 )
@@ -143,6 +146,9 @@ from memjax._compat.types import (
     is_spread as is_spread,
 )
 from memjax._compat.types import (
+    is_spread_along as is_spread_along,
+)
+from memjax._compat.types import (
     make_jaxpr as make_jaxpr,
 )
 from memjax._compat.types import (
@@ -153,4 +159,7 @@ from memjax._compat.types import (
 )
 from memjax._compat.types import (
     struct as struct,
+)
+from memjax._compat.types import (
+    with_weak_type as with_weak_type,
 )
