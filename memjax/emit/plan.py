@@ -29,11 +29,12 @@ from memjax.planning.simulate import InvalidPlan, simulate
 from memjax.pricing.coarsen import Coarse
 from memjax.pricing.liveness import Gap
 from memjax.program.eqns import Program
+from memjax.split.decisions import Split
 
 if TYPE_CHECKING:
     import pandas
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 """Raised whenever a saved plan would be read differently."""
 
 MOST_CHARACTERS = 2**26
@@ -125,6 +126,8 @@ class Plan:
         loops: what happens to pairs of scans. Eqns above are those of the program that this
             makes.
         insides: decisions for the bodies of that program's eqns.
+        splits: regions that run in chunks, in the step's own program; what loops and insides
+            name is there after these.
     """
 
     program: Fingerprint
@@ -137,16 +140,23 @@ class Plan:
     planner: str = "identity"
     loops: tuple[LoopPlan, ...] = ()
     insides: tuple[Inside, ...] = ()
+    splits: tuple[Split, ...] = ()
+
+    @property
+    def changes_program(self) -> bool:
+        """Whether the schedule is that of another program than the step's own."""
+        return bool(self.splits or self.loops or self.insides)
 
     @property
     def changes_anything(self) -> bool:
         """Whether the program is run in another way than it was written."""
-        return bool(self.recomputations or self.first_runs or self.loops or self.insides)
+        return bool(self.recomputations or self.first_runs or self.changes_program)
 
     def decides_like(self, other: Plan) -> bool:
         """Whether two plans make the same program."""
-        mine = (self.recomputations, self.first_runs, self.loops, self.insides)
-        return mine == (other.recomputations, other.first_runs, other.loops, other.insides)
+        mine = (self.recomputations, self.first_runs, self.loops, self.insides, self.splits)
+        its = (other.recomputations, other.first_runs, other.loops, other.insides, other.splits)
+        return mine == its
 
     def __repr__(self) -> str:
         return (
@@ -256,6 +266,7 @@ def plan_of_solution(
     predicted_bytes: int,
     decisions: Decisions | None = None,
     plain: Coarse | None = None,
+    splits: tuple[Split, ...] = (),
 ) -> Plan:
     """Name a solution's decisions by the program's eqns.
 
@@ -266,6 +277,7 @@ def plan_of_solution(
         predicted_bytes: the peak of the schedule as it is emitted.
         decisions: about loops, which made the problem.
         plain: the problem of the program before that; None for the same.
+        splits: made before the decisions about loops.
 
     Raises:
         InvalidPlan: the solution is no valid schedule, or changes the order of effects.
@@ -291,6 +303,7 @@ def plan_of_solution(
         planner=solution.planner,
         loops=decisions.loops,
         insides=decisions.insides,
+        splits=splits,
     )
 
 
@@ -329,7 +342,7 @@ def schedule_of_plan(coarse: Coarse, plan: Plan) -> tuple[int, ...]:
     Raises:
         InvalidPlan: the plan is for another program, or names eqns that cannot run there.
     """
-    if not plan.loops and not plan.insides:
+    if not plan.changes_program:
         check_program(plan, coarse.graph.program)
     before = {r.before: r.eqns for r in plan.recomputations}
     first_runs = plan.first_runs or coarse.eqn_of_node

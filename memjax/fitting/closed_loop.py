@@ -33,6 +33,8 @@ from memjax.pricing.segments import emitted_timeline
 from memjax.program.donation import Donation
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
+from memjax.split.choose import Splitter, State
+from memjax.split.decisions import Split, carry_out_splits
 
 AS_IT_IS = "as it is"
 NOT_WORTH_IT = "giving it up makes the compiled program larger"
@@ -111,6 +113,12 @@ class BudgetInfeasible(ValueError):
         self.fitted = fitted
 
 
+def _rank(found: tuple[Plan, bool]) -> tuple[bool, float, int]:
+    """Plans that meet their target by overhead, others by bytes."""
+    plan, met = found
+    return (False, plan.overhead, plan.predicted_bytes) if met else (True, plan.predicted_bytes, 0)
+
+
 @dataclass
 class Loop:
     """The state of one closed loop: what was compiled so far, and how."""
@@ -123,6 +131,7 @@ class Loop:
     scale: float = 1.0
     stated: Stated = field(default_factory=Stated)
     donation_is_asked: bool = False
+    may_split: bool = True
 
     def __post_init__(self) -> None:
         self.attempts: list[Attempt] = []
@@ -131,7 +140,7 @@ class Loop:
         self.pricer = Pricer(self.target.backend, self.rates, self.scale)
         self.quick, self.patient = self.planner.quick(), self.planner.patient()
         self.chooser = Chooser(self.pricer, self.quick)
-        self.coarse_by_loops: dict[tuple[object, object], Coarse] = {}
+        self.coarse_by_changes: dict[tuple[object, object, object], Coarse] = {}
         self.answers: dict[tuple[int, int, Planner], tuple[Plan, bool]] = {}
 
     @cached_property
@@ -147,10 +156,16 @@ class Loop:
     @property
     def bound_bytes(self) -> int:
         """What no plan goes below, by prediction: what the largest eqn holds, or, where loops may
-        be changed, arguments and results.
+        be changed or made, arguments and results.
         """
         problem = self.prepared.problem
-        return problem.base_bytes if self.prepared.bodies else problem.single_node_floor_bytes
+        changes = bool(self.prepared.bodies) or self.may_split
+        return problem.base_bytes if changes else problem.single_node_floor_bytes
+
+    @cached_property
+    def splitter(self) -> Splitter:
+        """What splits the program's regions."""
+        return Splitter(self.prepared, self.coarsen)
 
     @cached_property
     def eqns(self) -> int:
@@ -163,23 +178,24 @@ class Loop:
         return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order)
 
     def coarse_of(self, plan: Plan) -> Coarse:
-        """The problem of the program that a plan's decisions about loops make.
+        """The problem of the program that a plan's decisions about regions and loops make.
 
         Raises:
             InvalidPlan: the plan is for another program, or cannot be carried out.
         """
         program = self.prepared.graph.program
         check_program(plan, program)
-        if not plan.loops and not plan.insides:
+        if not plan.changes_program:
             return self.prepared
         try:
-            key = (plan.loops, plan.insides)
-            if key not in self.coarse_by_loops:
-                changed = carry_out(program, Decisions(*key))
-                self.coarse_by_loops[key] = self.coarsen(changed, keeps_order=True)
-            return self.coarse_by_loops[key]
+            key = (plan.splits, plan.loops, plan.insides)
+            if key not in self.coarse_by_changes:
+                changed = carry_out_splits(program, plan.splits)
+                changed = carry_out(changed, Decisions(plan.loops, plan.insides))
+                self.coarse_by_changes[key] = self.coarsen(changed, keeps_order=True)
+            return self.coarse_by_changes[key]
         except Exception as error:  # whatever is wrong with a plan from a file
-            raise InvalidPlan(f"the plan's decisions about loops fail: {error}") from error
+            raise InvalidPlan(f"the plan's regions or loops cannot be made: {error}") from error
 
     def residents(self, program: Program) -> tuple[Resident, ...]:
         """What a program holds on this loop's device for the whole step."""
@@ -195,6 +211,7 @@ class Loop:
         solution: Solution,
         budget_bytes: int,
         decisions: Decisions | None = None,
+        splits: tuple[Split, ...] = (),
     ) -> Plan:
         """A solution in terms of the program's eqns.
 
@@ -203,13 +220,15 @@ class Loop:
             solution: its schedule.
             budget_bytes: what it was made for.
             decisions: about the loops of `prepared`, if `coarse` is what they made of it.
+            splits: of its regions, made before these.
         """
         peak_bytes = emitted_timeline(coarse, solution.order).peak_bytes
         predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
-        if decisions is None or not (decisions.loops or decisions.insides):
+        changes = splits or (decisions and (decisions.loops or decisions.insides))
+        if not changes:
             return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes)
         return plan_of_solution(
-            coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared
+            coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared, splits
         )
 
     def solve(
@@ -260,6 +279,8 @@ class Loop:
         else:
             solution = planner.solve(self.prepared.problem, target_bytes)
             plan, met = self.make_plan(self.prepared, solution, budget_bytes), solution.met
+        if self.may_split and (plan.changes_anything or not met):
+            plan, met = self.with_splits(budget_bytes, target_bytes, planner, (plan, met))
         self.planning_seconds += time.perf_counter() - start
         return plan, met
 
@@ -271,9 +292,44 @@ class Loop:
         decisions = choice.decisions
         solution = replace(choice.solution, bound_cost=choice.bound_seconds)
         plan = self.make_plan(choice.coarse, solution, budget_bytes, decisions)
-        if plan.loops or plan.insides:
-            self.coarse_by_loops[plan.loops, plan.insides] = choice.coarse
-        return plan, choice.met
+        return self.remembered(plan, choice.coarse), choice.met
+
+    def with_splits(
+        self, budget_bytes: int, target_bytes: int, planner: Planner, found: tuple[Plan, bool]
+    ) -> tuple[Plan, bool]:
+        """A plan that splits regions, where one is better than what was found without.
+
+        Args:
+            budget_bytes: what the plan is for.
+            target_bytes: what the planner is asked for.
+            planner: of straight programs.
+            found: the plan without splits, and whether it meets the target.
+        """
+        best = found
+        for state in self.splitter.states(target_bytes):
+            rival = self._with_state(budget_bytes, target_bytes, planner, state)
+            best = min(best, rival, key=_rank)
+        return best
+
+    def _with_state(
+        self, budget_bytes: int, target_bytes: int, planner: Planner, state: State
+    ) -> tuple[Plan, bool]:
+        """The best plan with given splits: without further decisions if these do."""
+        coarse, decisions, met = state.coarse, Decisions(), True
+        solution = replace(Solution.identity(coarse.problem), planner="splits")
+        if state.peak_bytes > target_bytes:
+            chooser = replace(self.chooser, planner=planner)
+            choice = chooser.choose(coarse.graph.program, target_bytes, self.coarsen)
+            coarse, decisions, met = choice.coarse, choice.decisions, choice.met
+            solution = replace(choice.solution, bound_cost=None)
+        plan = self.make_plan(coarse, solution, budget_bytes, decisions, state.splits)
+        return self.remembered(plan, coarse), met
+
+    def remembered(self, plan: Plan, coarse: Coarse) -> Plan:
+        """A plan whose program need not be made again."""
+        if plan.changes_program:
+            self.coarse_by_changes[plan.splits, plan.loops, plan.insides] = coarse
+        return plan
 
     @cached_property
     def schedules(self) -> tuple[bool, ...]:

@@ -53,6 +53,7 @@ class Settings:
     compiler_options: dict[str, Any] | None = None
     plan: Plan | None = None
     plan_cache: str | Path | None = None
+    split: str | bool = "auto"
 
     @property
     def donates_as_jit(self) -> bool:
@@ -85,6 +86,16 @@ def check_donate(settings: Settings) -> None:
         raise ValueError(
             "give either donate or, as for jax.jit, donate_argnums and donate_argnames"
         )
+
+
+def check_split(settings: Settings) -> None:
+    """Refuse what `split` cannot be.
+
+    Raises:
+        ValueError: it is neither `"auto"` nor `False`.
+    """
+    if settings.split is not False and settings.split != "auto":
+        raise ValueError(f'split is "auto" or False, not {settings.split!r}')
 
 
 def resolved(settings: Settings, step: Callable[..., Any]) -> Settings:
@@ -220,7 +231,8 @@ def make_loop(
     )
     rates = cost.rates_of(device.platform if device.platform == "cpu" else device.device_kind)
     planner = get_planner(settings.planner)
-    described = f"{fingerprint(program)}|{describe(target, device)}"
+    may_split = settings.split == "auto"
+    described = f"{fingerprint(program)}|{describe(target, device)}|{may_split}"
     stated = stated_of(hashlib.sha256(described.encode(errors="replace")).hexdigest()[:32])
     asked = settings.donates_as_jit or settings.donate != "auto"
     return Loop(
@@ -231,6 +243,7 @@ def make_loop(
         rates,
         stated=stated,
         donation_is_asked=asked,
+        may_split=may_split and not _spreads(target),
     )
 
 
@@ -252,7 +265,11 @@ def _flat_out_shardings(settings: Settings, program: Program) -> list[Any] | Non
 
 def spreads(loop: Loop) -> bool:
     """Whether a program runs on several devices."""
-    return any(len(getattr(s, "device_set", ())) > 1 for s in _shardings(loop.target))
+    return _spreads(loop.target)
+
+
+def _spreads(target: Target) -> bool:
+    return any(len(getattr(s, "device_set", ())) > 1 for s in _shardings(target))
 
 
 def fit_with_cache(loop: Loop, limit: int, settings: Settings) -> Fitted:
@@ -281,7 +298,8 @@ def cached_path(loop: Loop, limit: int, settings: Settings) -> Path:
     assert settings.plan_cache is not None
     program = fingerprint(loop.prepared.graph.program)
     described = describe(loop.target, device_of(settings, loop.target.arguments))
-    return plan_path(settings.plan_cache, program, f"{limit}|{loop.planner}|{described}")
+    chosen = f"{limit}|{loop.planner}|{loop.may_split}|{described}"
+    return plan_path(settings.plan_cache, program, chosen)
 
 
 def _fit_cached(loop: Loop, limit: int, path: Path) -> Fitted:
