@@ -85,13 +85,22 @@ def possible_ways(eqn: Eqn, rules: Mapping[str, Rule]) -> tuple[Way, ...]:
         return ()
     operands = [shape_of(v.aval) for v in eqn.raw.invars]
     results = [shape_of(v.aval) for v in eqn.raw.outvars]
-    found = rule.ways(eqn.raw.params, operands, results)
+    found = map(_in_ints, rule.ways(eqn.raw.params, operands, results))
     return tuple(way for way in found if _is_possible(eqn, way, operands, results))
 
 
 def shape_of(aval: Any) -> Shape:
     """The shape of a value; that of a scalar for what has none."""
     return tuple(int(size) for size in getattr(aval, "shape", ()))
+
+
+def _in_ints(way: Way) -> Way:
+    """The same way; JAX's parameters have dimensions of NumPy's types here and there."""
+
+    def place(given: Place) -> Place:
+        return given if given is None or isinstance(given, Reduced) else int(given)
+
+    return Way(tuple(map(place, way.operands)), tuple(map(place, way.outputs)), way.into)
 
 
 def _is_possible(eqn: Eqn, way: Way, operands: Sequence[Shape], results: Sequence[Shape]) -> bool:

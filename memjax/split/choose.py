@@ -19,6 +19,7 @@ asks for is up to the planners, which get each state as a program like any other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +33,7 @@ MAX_ROUNDS = 3
 """How many kinds of regions are split in one program: the head, the attention, the rest."""
 MAX_KINDS = 4
 """So many types of values at the peak are seeds."""
-MAX_GROUPS = 4
+MAX_GROUPS = 3
 """So many ways of splitting are priced in a round."""
 WORTH = 0.03
 """A split is not worth it if it takes less than this part off the peak."""
@@ -103,13 +104,14 @@ class Splitter:
         for _ in range(MAX_ROUNDS):
             if state.peak_bytes <= target_bytes:
                 return
-            found = [self.finest(state, group) for group in self.groups(state)]
-            meet = [
-                self.fewest_chunks(state, group, target_bytes)
-                for group, finest in zip(self.groups(state), found, strict=True)
-                if finest.peak_bytes <= target_bytes
+            most = [self.with_group(state, g, g.most_chunks) for g in self.groups(state)]
+            meet = [s.peak_bytes <= target_bytes for s in most]
+            found = [
+                self.finest(state, group, target_bytes)
+                for group, finest, met in zip(self.groups(state), most, meet, strict=True)
+                if met or (not any(meet) and finest is min(most, key=lambda s: s.peak_bytes))
             ]
-            best = min(meet or found, key=lambda s: _key(s, target_bytes), default=state)
+            best = min(found, key=lambda s: _key(s, target_bytes), default=state)
             if best.peak_bytes > (1 - WORTH) * state.peak_bytes:
                 return
             state = best
@@ -133,35 +135,41 @@ class Splitter:
         """A state with one more group of regions split."""
         return self.state((*state.splits, *group.splits(chunks)))
 
-    def finest(self, state: State, group: Group) -> State:
-        """With the smallest chunks; larger ones where these are as good."""
+    def finest(self, state: State, group: Group, target_bytes: int) -> State:
+        """With the smallest chunks; with larger ones where these are as good, or meet a target."""
+        best = self.with_group(state, group, group.most_chunks)
         chunks = group.most_chunks
-        best = self.with_group(state, group, chunks)
+        if best.peak_bytes <= target_bytes:
+            chunks = _guess(state.peak_bytes, best.peak_bytes, chunks, target_bytes)
+            while chunks < group.most_chunks:
+                found = self.with_group(state, group, chunks)
+                if found.peak_bytes <= target_bytes:
+                    return found
+                chunks *= 2
+            return best
         while chunks > 2:
             chunks //= 2
             half = self.with_group(state, group, chunks)
             if half.peak_bytes > KNEE * best.peak_bytes:
-                break
+                return best
             best = half
         return best
-
-    def fewest_chunks(self, state: State, group: Group, target_bytes: int) -> State:
-        """With as few chunks as meet a target that the smallest chunks meet."""
-        chunks = 2
-        while chunks < group.most_chunks:
-            found = self.with_group(state, group, chunks)
-            if found.peak_bytes <= target_bytes:
-                return found
-            chunks *= 2
-        return self.with_group(state, group, group.most_chunks)
 
     def groups(self, state: State) -> list[Group]:
         """The ways of splitting what a state holds at its peak that promise most."""
         if state.splits not in self._groups:
-            found = sorted(_groups(state.coarse), key=lambda g: -g.saved_bytes)
             least = WORTH * state.peak_bytes
-            self._groups[state.splits] = [g for g in found if g.saved_bytes >= least][:MAX_GROUPS]
+            found = _groups(state.coarse, MAX_GROUPS)
+            self._groups[state.splits] = [g for g in found if g.saved_bytes >= least]
         return self._groups[state.splits]
+
+
+def _guess(whole_bytes: int, best_bytes: int, chunks: int, target_bytes: int) -> int:
+    """The power of two that meets a target if what is split shrinks with the chunks' number."""
+    split_bytes = (whole_bytes - best_bytes) / (1 - 1 / chunks)
+    left_bytes = target_bytes - (whole_bytes - split_bytes)
+    needed = split_bytes / left_bytes if left_bytes > 0 else chunks
+    return max(2, min(chunks, 1 << math.ceil(math.log2(max(needed, 1)))))
 
 
 def _key(state: State, target_bytes: int) -> tuple[bool, float, int]:
@@ -170,23 +178,70 @@ def _key(state: State, target_bytes: int) -> tuple[bool, float, int]:
     return True, state.peak_bytes, 0
 
 
-def _groups(coarse: Coarse) -> Iterator[Group]:
-    """The kinds of regions round what is widest at the peak, each once."""
+def _groups(coarse: Coarse, most: int) -> list[Group]:
+    """The kinds of regions round what is widest at the peak that promise most, each once."""
     program = coarse.graph.program
     grower = Grower(program)
     held = _held(coarse)
     wide = [v for v in held if program.value_bytes[v] >= 2 * SMALLEST_CHUNK_BYTES]
-    seen: set[frozenset[int]] = set()
-    for kind in _kinds(program, wide)[:MAX_KINDS]:
-        for axis in range(program.avals[kind[0]].ndim):
+    kinds = _kinds(program, wide)
+    found = [
+        (_promise(region, held), seed, axis, everything)
+        for region, seed, axis, everything in _examples(grower, wide)
+    ]
+    groups: list[Group] = []
+    for _, seed, axis, everything in sorted(found, key=lambda f: (-f[0], f[3], f[1:])):
+        seeds = [seed, *(v for v in kinds[_kind(program, seed)] if v != seed)]
+        regions = _disjoint(grower, sorted(seeds), axis, everything)
+        group = _group(regions, axis, everything, held)
+        if group is not None:
+            groups.append(group)
+        if len(groups) == most:
+            break
+    return groups
+
+
+def _examples(grower: Grower, wide: Sequence[int]) -> Iterator[tuple[Region, int, int, bool]]:
+    """A region of each kind of value and axis, with its seed; each region once."""
+    program = grower.program
+    seeds = list({_kind(program, v): v for v in reversed(wide)}.values())[::-1]
+    seen: list[Region] = []
+    for seed in seeds[:MAX_KINDS]:
+        for axis in range(program.avals[seed].ndim):
             for everything in (False, True):
-                regions = _disjoint(grower, kind, axis, everything)
-                members = frozenset(i for region in regions for i in region.ways)
-                if regions and members not in seen:
-                    seen.add(members)
-                    group = _group(regions, axis, everything, held)
-                    if group is not None:
-                        yield group
+                known = any(r.places.get(seed) == axis and r.everything == everything for r in seen)
+                region = None if known else grower.region(seed, axis, everything=everything)
+                if region is not None:
+                    seen.append(region)
+                    yield region, seed, axis, everything
+
+
+def _promise(region: Region, held: Sequence[int]) -> float:
+    """What a region takes off the peak, less where it runs several times over."""
+    chunks = _most_chunks([region])
+    return _saved_bytes(region, held) * (1 - 1 / chunks) / len(region.phases)
+
+
+def _most_chunks(regions: Sequence[Region]) -> int:
+    """How many chunks are worth their loop; 1 for none."""
+    program = regions[0].program
+    widest = max(program.value_bytes[r.seed] for r in regions)
+    most = min(*(r.units for r in regions), max(widest // SMALLEST_CHUNK_BYTES, 1))
+    return 1 << (most.bit_length() - 1)
+
+
+def _saved_bytes(region: Region, held: Sequence[int]) -> int:
+    """Bytes of what is held at the peak that regions of a kind would hold by chunk."""
+    program = region.program
+    written = {v for phase in region.phases for v in phase.written}
+    inside = {v for v, place in region.places.items() if isinstance(place, int)} - written
+    kinds = {_kind(program, v) for v in inside}
+    outside = {_kind(program, v) for v in written}
+    return sum(
+        program.value_bytes[v]
+        for v in held
+        if v in inside or (_kind(program, v) in kinds - outside and not region.everything)
+    )
 
 
 def _held(coarse: Coarse) -> list[int]:
@@ -198,13 +253,13 @@ def _held(coarse: Coarse) -> list[int]:
     return sorted(held, key=lambda v: (-coarse.graph.program.value_bytes[v], v))
 
 
-def _kinds(program: Program, held: Sequence[int]) -> list[list[int]]:
-    """The values of each type and primitive of which some are held, in order of width."""
+def _kinds(program: Program, held: Sequence[int]) -> dict[tuple[str, str], list[int]]:
+    """The values of each type and primitive of which some are held."""
     kinds: dict[tuple[str, str], list[int]] = {_kind(program, v): [] for v in held}
     for value in range(len(program.avals)):
         if program.producer[value] >= 0 and _kind(program, value) in kinds:
             kinds[_kind(program, value)].append(value)
-    return list(kinds.values())
+    return kinds
 
 
 def _kind(program: Program, value: int) -> tuple[str, str]:
@@ -231,18 +286,15 @@ def _group(
     regions: Sequence[Region], axis: int, everything: bool, held: Sequence[int]
 ) -> Group | None:
     """The group of some regions; None where not even two chunks are worth a loop."""
-    program = regions[0].program
-    inside = {v for r in regions for v, place in r.places.items() if isinstance(place, int)}
-    inside -= {v for r in regions for phase in r.phases for v in phase.written}
-    widest = max(program.value_bytes[r.seed] for r in regions)
-    units = min(r.units for r in regions)
-    most = min(units, widest // SMALLEST_CHUNK_BYTES)
+    program, most = regions[0].program, _most_chunks(regions)
     if most < 2:
         return None
+    inside = {v for r in regions for v, place in r.places.items() if isinstance(place, int)}
+    inside -= {v for r in regions for phase in r.phases for v in phase.written}
     return Group(
         seeds=tuple(r.seed for r in regions),
         axis=axis,
         everything=everything,
-        most_chunks=1 << (most.bit_length() - 1),
+        most_chunks=most,
         saved_bytes=sum(program.value_bytes[v] for v in held if v in inside),
     )

@@ -24,7 +24,7 @@ backward pass, and nothing is summed away.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import gcd
@@ -74,6 +74,7 @@ class Region:
     Attributes:
         program: that they are eqns of.
         seed: a value that has the axis.
+        everything: whether it has grown through values of any width.
         units: equal pieces that the axis can be divided into: a chunk is one or several.
         ways: how each eqn acts along the axis.
         places: where the axis is in what they write.
@@ -85,6 +86,7 @@ class Region:
 
     program: Program
     seed: int
+    everything: bool
     units: int
     ways: Mapping[int, Way]
     places: Mapping[int, Place]
@@ -109,6 +111,18 @@ class Grower:
         if index not in self._ways:
             self._ways[index] = possible_ways(self.program.eqns[index], RULES)
         return self._ways[index]
+
+    @cached_property
+    def writers(self) -> list[list[int]]:
+        """For each eqn, those that write what it reads."""
+        producer = self.program.producer
+        return [[producer[v] for v in e.reads if producer[v] >= 0] for e in self.program.eqns]
+
+    @cached_property
+    def readers(self) -> list[list[int]]:
+        """For each eqn, those that read what it writes."""
+        consumers = self.program.consumers
+        return [[r for v in e.outputs for r in consumers[v]] for e in self.program.eqns]
 
     @cached_property
     def made(self) -> frozenset[int]:
@@ -137,6 +151,7 @@ class Grower:
         return Region(
             self.program,
             seed,
+            everything,
             growth.units,
             growth.members,
             growth.places,
@@ -185,8 +200,9 @@ class _Growth:
                 queue += self.join(reader)
                 if reader not in self.members:
                     self.blocked.append(Blocked(value, reader))
-        for index in self.between():
-            self.join(index)
+        if self.wide_bytes:
+            for index in self.between():
+                self.join(index)
 
     def join(self, index: int) -> list[int]:
         """Let an eqn join if it agrees with the members; returns wide values to go on from."""
@@ -194,8 +210,8 @@ class _Growth:
             return []
         eqn = self.program.eqns[index]
         for way in self.grower.ways(index):
-            units = self.units_with(eqn, way)
-            if units and self.agrees(eqn, way):
+            units = self.units_with(eqn, way) if self.agrees(eqn, way) else 0
+            if units:
                 self.members[index], self.units = way, units
                 return list(self.admit(eqn, way))
         self.refused.add(index)
@@ -263,19 +279,21 @@ class _Growth:
 
     def between(self) -> list[int]:
         """The fusible eqns on paths of such from member to member, ascending."""
-        program, members = self.program, self.members
-        after: set[int] = set()
-        for index, eqn in enumerate(program.eqns):
-            if index not in members and eqn.primitive in primitives.FUSES_OPERANDS:
-                producers = {program.producer[v] for v in eqn.reads}
-                if producers & after or any(isinstance(self.places.get(v), int) for v in eqn.reads):
-                    after.add(index)
-        before: set[int] = set()
-        for index in range(len(program.eqns) - 1, -1, -1):
-            readers = {r for v in program.eqns[index].outputs for r in program.consumers[v]}
-            if index in after and (readers & before or readers & members.keys()):
-                before.add(index)
-        return sorted(before)
+        after = self.reached(self.members, self.grower.readers)
+        before = self.reached(self.members, self.grower.writers)
+        return sorted(after & before)
+
+    def reached(self, start: Iterable[int], then: Sequence[Sequence[int]]) -> set[int]:
+        """The fusible eqns that paths of such lead to from members, one way or the other."""
+        found: set[int] = set()
+        stack = list(start)
+        while stack:
+            for index in then[stack.pop()]:
+                new = index not in found and index not in self.members
+                if new and self.program.eqns[index].primitive in primitives.FUSES_OPERANDS:
+                    found.add(index)
+                    stack.append(index)
+        return found
 
 
 def _phases(growth: _Growth, wide_bytes: int) -> tuple[Phase, ...]:
@@ -300,27 +318,43 @@ def _phases(growth: _Growth, wide_bytes: int) -> tuple[Phase, ...]:
 
 def _latest_phase(growth: _Growth) -> dict[int, int]:
     """The last phase in which each member may run; empty where there are too many phases."""
-    program, members = growth.program, growth.members
-    first = [0] * len(program.eqns)
-    for index, eqn in enumerate(program.eqns):
-        for value in eqn.reads:
-            producer = program.producer[value]
-            if producer >= 0:
-                first[index] = max(first[index], first[producer] + _step(growth, value, index))
+    grower, members = growth.grower, growth.members
+    steps = _steps(growth)
+    first = [0] * len(grower.writers)
+    for index, writers in enumerate(grower.writers):
+        for writer in writers:
+            later = first[writer] + (steps.get((writer, index), 0) if writer in members else 0)
+            if later > first[index]:
+                first[index] = later
     count = 1 + max((first[i] for i in members), default=0)
     if count > MAX_PHASES:
         return {}
-    last = [count - 1 if i in members else count for i in range(len(program.eqns))]
-    for index in range(len(program.eqns) - 1, -1, -1):
-        for value in program.eqns[index].outputs:
-            for reader in program.consumers[value]:
-                last[index] = min(last[index], last[reader] - _step(growth, value, reader))
+    last = [count] * len(grower.readers)
+    for index in range(len(grower.readers) - 1, -1, -1):
+        member = index in members
+        latest = count - 1 if member else count
+        for reader in grower.readers[index]:
+            earlier = last[reader] - (steps.get((index, reader), 0) if member else 0)
+            if earlier < latest:
+                latest = earlier
+        last[index] = latest
     return {index: last[index] for index in members}
 
 
+def _steps(growth: _Growth) -> dict[tuple[int, int], int]:
+    """How many phases later the readers of members run, at least; by member and reader."""
+    found: dict[tuple[int, int], int] = {}
+    for index in growth.members:
+        for value in growth.program.eqns[index].outputs:
+            for reader in growth.program.consumers[value]:
+                step = _step(growth, value, reader)
+                found[index, reader] = max(step, found.get((index, reader), 0))
+    return found
+
+
 def _step(growth: _Growth, value: int, reader: int) -> int:
-    """How many phases later a reader of a value runs than its producer, at least."""
-    if growth.program.producer[value] not in growth.members or value in growth.grower.made:
+    """How many phases later a reader of a member's value runs, at least."""
+    if value in growth.grower.made:
         return 0
     if reader not in growth.members:
         return 1

@@ -36,11 +36,11 @@ WINDOWED = """reduce_window_sum reduce_window_max reduce_window_min select_and_g
 
 
 def elementwise(params: Params, operands: Shapes, results: Shapes) -> Iterator[Way]:
-    """Every dimension, where all operands but scalars have it."""
-    shape = results[0]
-    for dim, size in enumerate(shape):
-        if all(not s or (len(s) == len(shape) and s[dim] == size) for s in operands):
-            yield Way(tuple(dim if s else None for s in operands), (dim,))
+    """Every dimension; scalars and what has only one element of it are read whole."""
+    for dim, size in enumerate(results[0]):
+        has = [bool(s) and s[dim] == size for s in operands]
+        if any(has):
+            yield Way(tuple(dim if h else None for h in has), (dim,))
 
 
 def linear(params: Params, operands: Shapes, results: Shapes) -> Iterator[Way]:

@@ -96,6 +96,7 @@ ROWS = ints(6, 1, below=4)
 
 CASES: list[tuple[str, Callable[..., Any], Sequence[Any], list[Any]]] = [
     ("add", lax.add, (X, Y), SUMS),
+    ("add", lax.add_p.bind, (X, array(1, 6)), [w(0, None, to=0), w(1, 1, to=1)]),
     ("sub", lax.sub, (X, Y), SUMS),
     ("mul", lax.mul, (X, Y), SUMS[:2]),
     ("tanh", lax.tanh, (X,), BOTH),
