@@ -26,6 +26,7 @@ from memjax.pricing.liveness import Gap
 from memjax.pricing.residents import Resident
 from memjax.pricing.segments import emitted_order, segments
 from memjax.program.donation import Donation
+from memjax.split.notes import SplitNote, split_notes
 from memjax.xla.peak import XlaPeak, xla_peak
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Report:
         idle: the idle gaps of stored values in positions of `timeline`, with what is done.
         xla: what is held at the compiled program's own peak; None where XLA does not say.
         loops: what is stacked in each, and what is done about it.
+        splits: what runs in chunks.
     """
 
     name: str
@@ -170,6 +172,7 @@ class Report:
     idle: tuple[IdleGap, ...]
     xla: XlaPeak | None
     loops: tuple[LoopNote, ...] = ()
+    splits: tuple[SplitNote, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -296,6 +299,7 @@ def make_report(fitted: Fitted, budget_bytes: int) -> Report:
         loops=loop_notes(
             fitted.plain, coarse.graph.program, chosen.plan.loops, chosen.plan.insides
         ),
+        splits=split_notes(fitted.plain.graph.program, chosen.plan.splits),
     )
 
 
