@@ -25,7 +25,7 @@ from memjax.fitting.report import (
     make_analysis,
     make_report,
 )
-from memjax.fitting.settings import Donate, Settings, check_donate
+from memjax.fitting.settings import Donate, Settings, check_donate, check_split
 from memjax.fitting.setup import limit_of
 from memjax.helpers.budget import budget_bytes, format_bytes
 from memjax.planning.planners import Planner, get_planner
@@ -48,6 +48,7 @@ def memory_budget(
     compiler_options: dict[str, Any] | None = None,
     plan: Plan | None = None,
     plan_cache: str | Path | None = None,
+    split: str | bool = "auto",
 ) -> Callable[[Callable[..., Any]], BudgetedStep]:
     """Fit a step into a memory budget, in place of `jax.jit`.
 
@@ -77,6 +78,8 @@ def memory_budget(
         plan: a plan of an earlier run (`Plan.from_json`), tried first.
         plan_cache: a folder in which plans are kept between processes; off by default. A file
             in it that is damaged, or a folder that cannot be written, is a warning.
+        split: `"auto"` lets plans run wide regions in chunks along an axis of their values
+            (see `memjax.split`), where that is better than recomputation alone; `False` never.
 
     Returns:
         A decorator; what it makes is called like the step itself. It has `.plan`, `.report`,
@@ -117,7 +120,9 @@ def memory_budget(
         compiler_options=compiler_options,
         plan=plan,
         plan_cache=plan_cache,
+        split=split,
     )
+    check_split(settings)
     check_donate(settings)
     return lambda step: BudgetedStep(step, settings)
 

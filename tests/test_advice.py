@@ -34,7 +34,7 @@ HEAD = shape(16, 1024), shape(256, 16), shape(256, dtype=jnp.int32)
 
 
 def test_a_wide_value_is_named_with_the_axis_of_the_batch():
-    text = said(head, *HEAD, budget=400_000)
+    text = said(head, *HEAD, budget=400_000, split=False)
     assert "XLA's own peak" in text
     assert re.search(
         r"a loop over chunks of axis 0 \(256 long\) of float32\[256,1024\] at .*loss", text
@@ -42,13 +42,25 @@ def test_a_wide_value_is_named_with_the_axis_of_the_batch():
     assert "donate=" not in text  # w is given up already, and no result is like the others
 
 
+def test_what_no_split_can_narrow_is_named_with_what_mixes_its_axes():
+    def step(x: Any) -> Any:
+        wide = jnp.sin(x)[:, None] * jnp.cos(x)
+        return (jnp.cumsum(wide, axis=0) * jnp.sort(wide, axis=1)).sum()
+
+    text = said(step, shape(1024), budget=2_000_000)
+    assert re.search(r"float32\[1024,1024\] at .*step.* in another way: ", text)
+    assert re.search(r"cumsum at .*test_advice.* mixes its axis 0", text)
+    assert re.search(r"sort at .*test_advice.* mixes its axis 1", text)
+
+
 def test_the_batch_that_fits_does_fit_about():
-    text = said(head, *HEAD, budget=400_000)
+    text = said(head, *HEAD, budget=400_000, split=False)
     found = re.search(r"a batch of about (\d+) instead of 256 \(the first axis of h", text)
     assert found
     size = int(found[1])
     smaller = shape(16, 1024), shape(size, 16), shape(size, dtype=jnp.int32)
-    floor = memjax.floor(head, *smaller).bytes
+    whole = memjax.memory_budget(1, split=False)(head)
+    floor = memjax.floor(whole, *smaller).bytes
     assert 0.5 * 400_000 < floor < 1.5 * 400_000
 
 
@@ -71,7 +83,8 @@ def test_a_sorted_axis_is_not_chunked():
         return jnp.sum(jnp.sort(x, axis=0) * x)
 
     text = said(step, shape(512, 64), budget=140_000)
-    assert "chunks" not in text
+    assert "chunks of axis 1" in text
+    assert "chunks of axis 0" not in text
 
 
 # Analyses beside what XLA makes of it

@@ -92,7 +92,9 @@ def at(content: Any, path: tuple[Any, ...]) -> Any:
 def of_other_types(value: Any) -> list[Any]:
     """What no place with such a value may hold."""
     wrong: list[Any] = [{"a": 1}, [["x"]], True, "text"]
-    if isinstance(value, str):
+    if isinstance(value, bool):
+        wrong = [0, 1.5, "1", [], None]
+    elif isinstance(value, str):
         wrong = [3, [], None, True]
     elif isinstance(value, int):
         wrong = [-1, 1.5, "1", True, [], 10**30]
@@ -168,7 +170,7 @@ def test_a_good_plan_is_carried_out(good, expected):
 
 def changes_of_the_same_type(good: dict[str, Any]) -> Iterator[str]:
     for path in places(good):
-        if path and path[0] in ("recomputations", "first_runs", "loops", "insides"):
+        if path and path[0] in ("recomputations", "first_runs", "loops", "insides", "splits"):
             for other in of_the_same_type(at(good, path)):
                 yield json.dumps(changed(good, path, other))
 

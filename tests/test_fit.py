@@ -42,7 +42,8 @@ def loop_for(planner: Planner, step: Any = STEP, *args: Any, stated: Stated | No
         donated=tuple(d.index for d in donations if d.donated),
     )
     rates = rates_of("cpu")
-    return Loop(program, target, donations, planner, rates, stated=stated or Stated())
+    chosen = stated or Stated()
+    return Loop(program, target, donations, planner, rates, stated=chosen, may_split=False)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from memjax._compat.jaxprs import (
     scan_parts as scan_parts,
     sub_jaxprs as sub_jaxprs,
     with_jaxpr as with_jaxpr,
+    with_types as with_types,
 )
 from memjax._compat.leaves import (
     argument_name as argument_name,
@@ -68,9 +69,11 @@ from memjax._compat.types import (
     barrier as barrier,
     is_key as is_key,
     is_spread as is_spread,
+    is_spread_along as is_spread_along,
     make_jaxpr as make_jaxpr,
     shard_map_like as shard_map_like,
     stacked as stacked,
     struct as struct,
     struct_at as struct_at,
+    with_weak_type as with_weak_type,
 )

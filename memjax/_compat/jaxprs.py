@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jax._src import core
 from jax._src.interpreters import partial_eval
 from jax.extend import core as jex
 
@@ -177,3 +178,12 @@ def mesh_of(eqn: Any) -> Any:
 def replace_eqn(eqn: Any, **changes: Any) -> Any:
     """A copy of an eqn with other `params`, `invars` or `outvars`."""
     return eqn.replace(**changes)
+
+
+def with_types(eqn: Any, operands: Sequence[Any], results: Sequence[Any], params: Any) -> Any:
+    """A copy of an eqn over variables of other types, with other parameters."""
+    invars = [
+        var if isinstance(var, Literal) else core.Var(aval)
+        for var, aval in zip(eqn.invars, operands, strict=True)
+    ]
+    return eqn.replace(invars=invars, outvars=[core.Var(a) for a in results], params=params)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from jax._src import config as jax_config, core as jax_core
+from jax._src.lax import lax as jax_lax
 
 
 def shard_map_like(eqn: Any, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,6 +57,12 @@ def is_spread(aval: Any) -> bool:
     return any(axes is not None for axes in spec)
 
 
+def is_spread_along(aval: Any, dim: int) -> bool:
+    """Whether a type says by itself that one of its dimensions is spread."""
+    spec = getattr(getattr(aval, "sharding", None), "spec", ())
+    return dim < len(spec) and spec[dim] is not None
+
+
 def struct(aval: Any) -> jax.ShapeDtypeStruct:
     """A type to trace for: with its sharding and the axes over which it varies."""
     more: dict[str, Any] = {"weak_type": bool(getattr(aval, "weak_type", False))}
@@ -91,6 +98,12 @@ def as_type(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
         array = jax.sharding.reshard(array, like.sharding)
     missing = _varying(like) - _varying(aval)
     return jax.lax.pcast(array, tuple(sorted(missing)), to="varying") if missing else array
+
+
+def with_weak_type(array: jax.Array, dtype: Any, weak_type: bool) -> jax.Array:
+    """An array in a dtype, of weak type or not."""
+    converted: jax.Array = jax_lax._convert_element_type(array, dtype, weak_type=weak_type)
+    return converted
 
 
 def make_jaxpr(function: Callable[..., Any], types: Sequence[Any], mesh: Any, *likes: Any) -> Any:

@@ -29,6 +29,7 @@ from memjax.pricing.coarsen import Coarse
 from memjax.pricing.learnt import NOTHING, Learnt
 from memjax.pricing.liveness import Gap
 from memjax.program.eqns import Program
+from memjax.split.decisions import Split
 
 if TYPE_CHECKING:
     import pandas
@@ -68,6 +69,8 @@ class Plan:
         stored: values, by id in the program, that XLA was seen to store before the plan was
             made. Its eqns are those that store something; which do is part of the plan.
         free: values that it was seen not to store.
+        splits: regions that run in chunks, in the step's own program; what loops and insides
+            name is there after these.
     """
 
     program: Fingerprint
@@ -82,22 +85,24 @@ class Plan:
     insides: tuple[Inside, ...] = ()
     stored: tuple[Index, ...] = ()
     free: tuple[Index, ...] = ()
+    splits: tuple[Split, ...] = ()
+
+    @property
+    def changes_program(self) -> bool:
+        """Whether the schedule is that of another program than the step's own."""
+        return bool(self.splits or self.loops or self.insides)
 
     @property
     def changes_anything(self) -> bool:
         """Whether the program is run in another way than it was written."""
-        return bool(self.recomputations or self.first_runs or self.loops or self.insides)
+        return bool(self.recomputations or self.first_runs or self.changes_program)
 
     def decides_like(self, other: Plan) -> bool:
         """Whether two plans make the same program."""
-        same = (self.recomputations, self.first_runs, self.loops, self.insides) == (
-            other.recomputations,
-            other.first_runs,
-            other.loops,
-            other.insides,
-        )
+        mine = (self.recomputations, self.first_runs, self.loops, self.insides, self.splits)
+        its = (other.recomputations, other.first_runs, other.loops, other.insides, other.splits)
         alike = (self.stored, self.free) == (other.stored, other.free)
-        return same and (alike or not self.changes_anything)
+        return mine == its and (alike or not self.changes_anything)
 
     def __repr__(self) -> str:
         return (
@@ -208,6 +213,7 @@ def plan_of_solution(
     decisions: Decisions | None = None,
     plain: Coarse | None = None,
     learnt: Learnt = NOTHING,
+    splits: tuple[Split, ...] = (),
 ) -> Plan:
     """Name a solution's decisions by the program's eqns.
 
@@ -219,6 +225,7 @@ def plan_of_solution(
         decisions: about loops, which made the problem.
         plain: the problem of the program before that; None for the same.
         learnt: what the problem goes by beside the rules.
+        splits: made before the decisions about loops.
 
     Raises:
         InvalidPlan: the solution is no valid schedule, or changes the order of effects.
@@ -246,6 +253,7 @@ def plan_of_solution(
         insides=decisions.insides,
         stored=tuple(sorted(learnt.stored)),
         free=tuple(sorted(learnt.free)),
+        splits=splits,
     )
 
 
@@ -284,7 +292,7 @@ def schedule_of_plan(coarse: Coarse, plan: Plan) -> tuple[int, ...]:
     Raises:
         InvalidPlan: the plan is for another program, or names eqns that cannot run there.
     """
-    if not plan.loops and not plan.insides:
+    if not plan.changes_program:
         check_program(plan, coarse.graph.program)
     before = {r.before: r.eqns for r in plan.recomputations}
     first_runs = plan.first_runs or coarse.eqn_of_node

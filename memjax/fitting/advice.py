@@ -8,8 +8,8 @@ and the error that carries them.
   batch is the leading dimension that most of the arguments share that are kept; what has a
   dimension that is a multiple of it grows with it. Predicted from the smallest program's own peak.
 - Donation of arguments whose buffers some result could take.
-- The largest value that a loop over chunks would make smaller, with the axis: whoever writes or
-  reads it acts along that axis, or sums it away.
+- The largest values, with the axis along which a loop over chunks would make one smaller; or with
+  the lines that mix their axes, so that no split can (`memjax.split`).
 """
 
 from __future__ import annotations
@@ -21,17 +21,13 @@ from memjax.fitting.attempts import BudgetInfeasible, Fitted
 from memjax.fitting.report import emitted_by, make_report
 from memjax.helpers.budget import format_bytes
 from memjax.planning.simulate import simulate
-from memjax.pricing.attribution import origins
 from memjax.pricing.holders import holder_lines
-from memjax.program import primitives
 from memjax.program.donation import Donation, match_donations
-from memjax.program.eqns import Eqn, Program
+from memjax.program.eqns import Program
+from memjax.split.notes import narrowing
 
 WORTH = 0.1
 """A value is worth a loop over chunks from this part of the peak on; a guess."""
-_ELEMENTWISE = (primitives.CHEAP | primitives.COSTLY) - frozenset(
-    "pad concatenate slice dynamic_slice rev".split()
-)
 
 
 def explained(error: BudgetInfeasible, lead: str = "") -> BudgetInfeasible:
@@ -125,55 +121,24 @@ def _root(name: str) -> str:
 
 
 def _chunks(fitted: Fitted, donations: Sequence[Donation]) -> Iterator[str]:
+    """What chunks would do for the widest values that are held, and why they cannot."""
     program = fitted.coarse.graph.program
-    batch = _batch_size(program, donations)
-    own = (v for v in _held(fitted) if program.producer[v] >= 0)
     least = WORTH * fitted.chosen.total_bytes
-    for value in sorted(own, key=lambda v: -program.value_bytes[v]):
-        if program.value_bytes[value] < least:
+    own = [v for v in _held(fitted) if program.producer[v] >= 0]
+    for value in sorted(own, key=lambda v: (-program.value_bytes[v], v)):
+        eqn = program.eqns[program.producer[value]]
+        if program.value_bytes[value] < least or eqn.nest is not None:
             return
-        axis = _chunk_axis(program, value, batch)
+        where = f" at {eqn.source}" if eqn.source else ""
+        what = f"{program.avals[value].str_short()}{where}"
+        size = format_bytes(program.value_bytes[value])
+        axis, mixing = narrowing(program, value, _batch_size(program, donations))
         if axis is not None:
-            origin = origins(program)[program.producer[value]]
-            where = f" at {origin.line}" if origin.line else ""
-            size = program.avals[value].shape[axis]
+            length = program.avals[value].shape[axis]
             yield (
-                f"a loop over chunks of axis {axis} ({size} long) of "
-                f"{program.avals[value].str_short()}{where}, which takes "
-                f"{format_bytes(program.value_bytes[value])} whole"
+                f"a loop over chunks of axis {axis} ({length} long) of {what}, which takes "
+                f"{size} whole"
             )
             return
-
-
-def _chunk_axis(program: Program, value: int, batch: int) -> int | None:
-    """The axis along which whoever writes or reads a value can work in chunks: that of the batch,
-    or the longest.
-    """
-    if value in program.result_values:
-        return None
-    writer = program.eqns[program.producer[value]]
-    readers = [program.eqns[r] for r in program.consumers[value]]
-    shape = program.avals[value].shape
-    for axis in sorted(range(len(shape)), key=lambda a: (shape[a] != batch, -shape[a])):
-        written = shape[axis] > 1 and _writes_along(writer, axis)
-        if written and all(_reads_along(reader, value, axis) for reader in readers):
-            return axis
-    return None
-
-
-def _writes_along(eqn: Eqn, axis: int) -> bool:
-    """Whether an eqn can write its result in pieces along an axis."""
-    if eqn.primitive == "broadcast_in_dim":
-        return True
-    return eqn.primitive in _ELEMENTWISE | primitives.REDUCTION | {"dot_general", "transpose"}
-
-
-def _reads_along(eqn: Eqn, value: int, axis: int) -> bool:
-    """Whether an eqn can read a value in pieces along an axis: it acts along it or sums over it."""
-    if eqn.primitive in _ELEMENTWISE | {"dot_general", "transpose"}:
-        return True
-    if eqn.primitive == "broadcast_in_dim":
-        return bool(eqn.raw.params["shape"])
-    if eqn.primitive in primitives.REDUCTION:
-        return not eqn.primitive.startswith("arg") or axis not in eqn.raw.params["axes"]
-    return False
+        if mixing:
+            yield f"to write {what} ({size}) in another way: {'; '.join(mixing)}"

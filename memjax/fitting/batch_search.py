@@ -251,6 +251,6 @@ def moved(loop: Loop, plan: Plan, limit_bytes: int) -> Plan | None:
         coarse = loop.coarse_of(plan)
         solution = Solution(schedule_of_plan(coarse, plan), plan.planner)
         decisions = Decisions(plan.loops, plan.insides)
-        return loop.make_plan(coarse, solution, limit_bytes, decisions)
+        return loop.make_plan(coarse, solution, limit_bytes, decisions, plan.splits)
     except InvalidPlan:
         return None

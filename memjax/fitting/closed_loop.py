@@ -41,6 +41,8 @@ from memjax.pricing.segments import emitted_timeline
 from memjax.program.donation import Donation
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
+from memjax.split.choose import Splitter, State
+from memjax.split.decisions import Split, carry_out_splits
 from memjax.targets.figures import DeviceRates
 
 NOT_WORTH_IT = "giving it up makes the compiled program larger"
@@ -56,7 +58,13 @@ def _decided(learnt: Learnt) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _knowledge(plan: Plan) -> tuple[object, ...]:
     """What decides, beside the traced program, which problem a plan's eqns are of."""
-    return plan.loops, plan.insides, plan.stored, plan.free
+    return plan.splits, plan.loops, plan.insides, plan.stored, plan.free
+
+
+def _rank(found: tuple[Plan, bool]) -> tuple[bool, float, int]:
+    """Plans that meet their target by overhead, others by bytes."""
+    plan, met = found
+    return (False, plan.overhead, plan.predicted_bytes) if met else (True, plan.predicted_bytes, 0)
 
 
 @dataclass
@@ -72,6 +80,7 @@ class Loop:
     stated: Stated = field(default_factory=Stated)
     donation_is_asked: bool = False
     device: str = ""
+    may_split: bool = True
 
     def __post_init__(self) -> None:
         self.attempts: list[Attempt] = []
@@ -80,7 +89,7 @@ class Loop:
         self.pricer = Pricer(self.target.backend, self.rates, self.scale)
         self.quick, self.patient = self.planner.quick(), self.planner.patient()
         self.chooser = Chooser(self.pricer, self.quick)
-        self.coarse_by_loops: dict[tuple[object, ...], Coarse] = {}
+        self.coarse_by_changes: dict[tuple[object, ...], Coarse] = {}
         self.answers: dict[tuple[int, int, Planner], tuple[Plan, bool]] = {}
         self.learnt = NOTHING
 
@@ -102,10 +111,16 @@ class Loop:
     @property
     def bound_bytes(self) -> int:
         """What no plan goes below, by prediction: what the largest eqn holds, or, where loops may
-        be changed, arguments and results.
+        be changed or made, arguments and results.
         """
         problem = self.prepared.problem
-        return problem.base_bytes if self.prepared.bodies else problem.single_node_floor_bytes
+        changes = bool(self.prepared.bodies) or self.may_split
+        return problem.base_bytes if changes else problem.single_node_floor_bytes
+
+    @cached_property
+    def splitter(self) -> Splitter:
+        """What splits the program's regions."""
+        return Splitter(self.prepared, self.coarsen)
 
     @cached_property
     def eqns(self) -> int:
@@ -129,7 +144,7 @@ class Loop:
         return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order, learnt=learnt)
 
     def coarse_of(self, plan: Plan) -> Coarse:
-        """The problem of the program that a plan's decisions about loops make.
+        """The problem of the program that a plan's decisions about regions and loops make.
 
         Raises:
             InvalidPlan: the plan is for another program, or cannot be carried out.
@@ -137,17 +152,19 @@ class Loop:
         program = self.prepared_program
         check_program(plan, program)
         key = _knowledge(plan)
-        if key == ((), (), *_decided(self.learnt)):
+        if key == ((), (), (), *_decided(self.learnt)):
             return self.prepared
         try:
-            if key not in self.coarse_by_loops:
-                changed = carry_out(program, Decisions(plan.loops, plan.insides))
+            if key not in self.coarse_by_changes:
+                changed = carry_out_splits(program, plan.splits)
+                changed = carry_out(changed, Decisions(plan.loops, plan.insides))
                 learnt = self.learnt.deciding(plan.stored, plan.free)
-                keeps_order = bool(plan.loops or plan.insides)
-                self.coarse_by_loops[key] = self.coarsen(changed, keeps_order, learnt=learnt)
-            return self.coarse_by_loops[key]
+                self.coarse_by_changes[key] = self.coarsen(
+                    changed, plan.changes_program, learnt=learnt
+                )
+            return self.coarse_by_changes[key]
         except Exception as error:  # whatever is wrong with a plan from a file
-            raise InvalidPlan(f"the plan's decisions about loops fail: {error}") from error
+            raise InvalidPlan(f"the plan's regions or loops cannot be made: {error}") from error
 
     def residents(self, program: Program) -> tuple[Resident, ...]:
         """What a program holds on this loop's device for the whole step."""
@@ -163,6 +180,7 @@ class Loop:
         solution: Solution,
         budget_bytes: int,
         decisions: Decisions | None = None,
+        splits: tuple[Split, ...] = (),
     ) -> Plan:
         """A solution in terms of the program's eqns.
 
@@ -171,14 +189,23 @@ class Loop:
             solution: its schedule.
             budget_bytes: what it was made for.
             decisions: about the loops of `prepared`, if `coarse` is what they made of it.
+            splits: of its regions, made before these.
         """
         peak_bytes = emitted_timeline(coarse, solution.order).peak_bytes
         predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
         learnt = NOTHING if coarse is self.__dict__.get("as_it_is") else self.learnt
-        if decisions is None or not (decisions.loops or decisions.insides):
+        changes = splits or (decisions and (decisions.loops or decisions.insides))
+        if not changes:
             return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes, learnt=learnt)
         return plan_of_solution(
-            coarse, solution, budget_bytes, predicted_bytes, decisions, self.prepared, learnt
+            coarse,
+            solution,
+            budget_bytes,
+            predicted_bytes,
+            decisions,
+            self.prepared,
+            learnt,
+            splits,
         )
 
     def solve(
@@ -229,6 +256,8 @@ class Loop:
         else:
             solution = planner.solve(self.prepared.problem, target_bytes)
             plan, met = self.make_plan(self.prepared, solution, budget_bytes), solution.met
+        if self.may_split and (plan.changes_anything or not met):
+            plan, met = self.with_splits(budget_bytes, target_bytes, planner, (plan, met))
         self.planning_seconds += time.perf_counter() - start
         return plan, met
 
@@ -240,9 +269,44 @@ class Loop:
         decisions = choice.decisions
         solution = replace(choice.solution, bound_cost=choice.bound_seconds)
         plan = self.make_plan(choice.coarse, solution, budget_bytes, decisions)
-        if plan.loops or plan.insides:
-            self.coarse_by_loops[_knowledge(plan)] = choice.coarse
-        return plan, choice.met
+        return self.remembered(plan, choice.coarse), choice.met
+
+    def with_splits(
+        self, budget_bytes: int, target_bytes: int, planner: Planner, found: tuple[Plan, bool]
+    ) -> tuple[Plan, bool]:
+        """A plan that splits regions, where one is better than what was found without.
+
+        Args:
+            budget_bytes: what the plan is for.
+            target_bytes: what the planner is asked for.
+            planner: of straight programs.
+            found: the plan without splits, and whether it meets the target.
+        """
+        best = found
+        for state in self.splitter.states(target_bytes):
+            rival = self._with_state(budget_bytes, target_bytes, planner, state)
+            best = min(best, rival, key=_rank)
+        return best
+
+    def _with_state(
+        self, budget_bytes: int, target_bytes: int, planner: Planner, state: State
+    ) -> tuple[Plan, bool]:
+        """The best plan with given splits: without further decisions if these do."""
+        coarse, decisions, met = state.coarse, Decisions(), True
+        solution = replace(Solution.identity(coarse.problem), planner="splits")
+        if state.peak_bytes > target_bytes:
+            chooser = replace(self.chooser, planner=planner)
+            choice = chooser.choose(coarse.graph.program, target_bytes, self.coarsen)
+            coarse, decisions, met = choice.coarse, choice.decisions, choice.met
+            solution = replace(choice.solution, bound_cost=None)
+        plan = self.make_plan(coarse, solution, budget_bytes, decisions, state.splits)
+        return self.remembered(plan, coarse), met
+
+    def remembered(self, plan: Plan, coarse: Coarse) -> Plan:
+        """A plan whose program need not be made again."""
+        if plan.changes_program:
+            self.coarse_by_changes[_knowledge(plan)] = coarse
+        return plan
 
     @cached_property
     def schedules(self) -> tuple[bool, ...]:
@@ -323,7 +387,7 @@ class Loop:
         """Plan with other knowledge from now on: problems and answers are other ones."""
         self.learnt = learnt
         self.__dict__.pop("prepared", None)
-        self.coarse_by_loops.clear()
+        self.coarse_by_changes.clear()
         self.answers.clear()
 
     @cached_property

@@ -26,6 +26,7 @@ from memjax.pricing.liveness import Gap
 from memjax.pricing.residents import Resident
 from memjax.pricing.segments import emitted_order, segments
 from memjax.program.donation import Donation
+from memjax.split.notes import SplitNote, split_notes
 from memjax.xla.peak import XlaPeak, xla_peak
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Report:
         xla: what is held at the compiled program's own peak; None where XLA does not say.
         loops: what is stacked in each, and what is done about it.
         device: what it was compiled for, and whether that is attached.
+        splits: what runs in chunks.
     """
 
     name: str
@@ -174,6 +176,7 @@ class Report:
     xla: XlaPeak | None
     loops: tuple[LoopNote, ...] = ()
     device: str = ""
+    splits: tuple[SplitNote, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -304,6 +307,7 @@ def make_report(fitted: Fitted, budget_bytes: int) -> Report:
             fitted.plain, coarse.graph.program, chosen.plan.loops, chosen.plan.insides
         ),
         device=fitted.device,
+        splits=split_notes(fitted.plain.graph.program, chosen.plan.splits),
     )
 
 

@@ -37,6 +37,7 @@ class Settings:
     compiler_options: dict[str, Any] | None = None
     plan: Plan | None = None
     plan_cache: str | Path | None = None
+    split: str | bool = "auto"
 
     @property
     def donates_as_jit(self) -> bool:
@@ -69,6 +70,16 @@ def check_donate(settings: Settings) -> None:
         raise ValueError(
             "give either donate or, as for jax.jit, donate_argnums and donate_argnames"
         )
+
+
+def check_split(settings: Settings) -> None:
+    """Refuse what `split` cannot be.
+
+    Raises:
+        ValueError: it is neither `"auto"` nor `False`.
+    """
+    if settings.split is not False and settings.split != "auto":
+        raise ValueError(f'split is "auto" or False, not {settings.split!r}')
 
 
 def resolved(settings: Settings, step: Callable[..., Any]) -> Settings:

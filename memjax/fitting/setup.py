@@ -159,7 +159,8 @@ def make_loop(
     """
     target = _target(program, call, settings, donated, device)
     planner = get_planner(settings.planner)
-    described = f"{fingerprint(program)}|{describe(target, device)}"
+    may_split = settings.split == "auto"
+    described = f"{fingerprint(program)}|{describe(target, device)}|{may_split}"
     stated = stated_of(hashlib.sha256(described.encode(errors="replace")).hexdigest()[:32])
     asked = settings.donates_as_jit or settings.donate != "auto"
     return Loop(
@@ -171,6 +172,7 @@ def make_loop(
         stated=stated,
         donation_is_asked=asked,
         device=label(device, _most_devices(target)),
+        may_split=may_split and _most_devices(target) == 1,
     )
 
 
@@ -255,7 +257,8 @@ def cached_path(loop: Loop, limit: int, settings: Settings) -> Path:
     assert settings.plan_cache is not None
     program = fingerprint(loop.prepared.graph.program)
     described = describe(loop.target, device_of(settings, loop.target.arguments))
-    return plan_path(settings.plan_cache, program, f"{limit}|{loop.planner}|{described}")
+    chosen = f"{limit}|{loop.planner}|{loop.may_split}|{described}"
+    return plan_path(settings.plan_cache, program, chosen)
 
 
 def _fit_cached(loop: Loop, limit: int, path: Path) -> Fitted:

@@ -11,7 +11,7 @@ captures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -93,13 +93,15 @@ class Level:
             self.captured[source] = self.value(source.aval)
         return self.captured[source]
 
-    def copy(self, eqn: Eqn, inputs: Sequence[Source], avals: Sequence[Any]) -> list[Ref]:
+    def copy(
+        self, eqn: Eqn, inputs: Sequence[Source], avals: Sequence[Any] | Mapping[int, Any]
+    ) -> list[Ref]:
         """An eqn of another program on other inputs; returns its results.
 
         Args:
             eqn: what is copied.
             inputs: in the place of the eqn's own.
-            avals: of the other program.
+            avals: of the other program, by value id.
         """
         outputs = tuple(self.value(avals[v]) for v in eqn.outputs)
         operands = tuple(self.read(source) for source in inputs)

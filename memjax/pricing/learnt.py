@@ -53,14 +53,19 @@ class Learnt:
         return replace(self, stored=frozenset(stored), free=frozenset(free))
 
     def against(self, free: Sequence[bool]) -> Learnt:
-        """The same facts, of values stored and free only those that the rules have otherwise.
+        """The same facts about values of a program, of stored and free ones only those that the
+        rules have otherwise. What loops and chunks were made of has ids beyond those, which
+        mean other values in another plan.
 
         Args:
-            free: whether each value is free by the rules, by value id.
+            free: whether each value of the program is free by the rules, by value id.
         """
         known = range(len(free))
         return replace(
             self,
+            bytes={v: count for v, count in self.bytes.items() if v in known},
+            workspace={v: count for v, count in self.workspace.items() if v in known},
+            over={v: by for v, by in self.over.items() if all(u in known for u in (v, *by))},
             stored=frozenset(v for v in self.stored if v in known and free[v]),
             free=frozenset(v for v in self.free if v in known and not free[v]),
         )

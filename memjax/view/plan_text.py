@@ -43,10 +43,12 @@ def summary(plan: Plan) -> str:
     eqns = sum(len(r.eqns) for r in plan.recomputations)
     count = len(plan.loops)
     loops = f", {count} loop{'s' if count > 1 else ''} changed" if count else ""
+    count = len(plan.splits)
+    splits = f", {count} region{'s' if count > 1 else ''} in chunks" if count else ""
     return (
         f"plan for {plan.program.name!r}: {format_bytes(plan.predicted_bytes)} predicted of "
         f"{format_bytes(plan.budget_bytes)}, {eqns} eqns recomputed in "
-        f"{len(plan.recomputations)} segments{loops}, "
+        f"{len(plan.recomputations)} segments{splits}{loops}, "
         f"overhead {100 * plan.overhead:.1f} % ({plan.planner})"
     )
 
@@ -114,6 +116,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         ("budget", format_bytes(plan.budget_bytes)),
         ("predicted", format_bytes(plan.predicted_bytes)),
         ("recomputed", f"{len(again)} eqns in {len(plan.recomputations)} segments"),
+        ("splits", f"{len(plan.splits)} regions in chunks"),
         ("loops", f"{len(plan.loops)} changed, {len(plan.insides)} bodies planned"),
         ("overhead", f"{100 * plan.overhead:.1f} %"),
         ("at least", "not proven" if bound is None else f"{100 * bound:.1f} %"),
@@ -134,8 +137,11 @@ def plan_lines(plan: Plan, program: Program | None = None, most: int = MOST_ROWS
 
 
 def _loop_texts(plan: Plan) -> list[str]:
-    """What happens to each pair of scans."""
-    texts = []
+    """What happens to each region and each pair of scans."""
+    texts = [
+        f"region of value {split.value}: {split.chunks} chunks along its axis {split.axis}"
+        for split in plan.splits
+    ]
     for loop in plan.loops:
         chunks = " × ".join(map(str, loop.chunks))
         split = f", in chunks of {chunks} iterations" if chunks else ""
@@ -189,9 +195,10 @@ class Difference:
 
     @property
     def other_loops(self) -> bool:
-        """Whether they change loops in other ways, so that eqns cannot be compared."""
+        """Whether they change loops or regions in other ways: eqns cannot be compared then."""
         one, two = self.first, self.second
-        return (one.loops, one.insides) != (two.loops, two.insides)
+        mine = (one.splits, one.loops, one.insides)
+        return mine != (two.splits, two.loops, two.insides)
 
     def to_dict(self) -> dict[str, object]:
         """The difference in plain types, ready for JSON."""
@@ -237,7 +244,7 @@ def difference_lines(
     if found.same:
         return [*lines, "  the same schedule"]
     if found.other_loops:
-        return [*lines, "  loops are changed in other ways"]
+        return [*lines, "  regions or loops are changed in other ways"]
     for name, eqns in (("first", found.only_first), ("second", found.only_second)):
         lines.append(f"  recomputed by the {name} alone: {len(eqns)} eqns")
         if program is not None:

@@ -15,6 +15,7 @@ from memjax.helpers.looks import MOST
 from memjax.loops.notes import LoopNote
 from memjax.pricing.holders import Holder, Share, by_module, by_phase, holder_lines
 from memjax.program.donation import Donation
+from memjax.split.notes import SplitNote
 from memjax.xla.peak import EXPLAIN_FROM, XlaPeak
 
 
@@ -74,6 +75,7 @@ def report_text(found: Report, most: int | None = MOST) -> str:
         [
             *_bytes_lines(found),
             *_plan_lines(found),
+            *split_lines(found.splits, most),
             *loop_lines(found.loops, most),
             "  compilations:",
             *(_compilation_line(number, c) for number, c in enumerate(found.compilations, 1)),
@@ -110,7 +112,7 @@ def _plan_lines(found: Report) -> list[str]:
     proven = ""
     if bound is not None and math.isfinite(bound):
         which = "plan of these loops" if found.plan.loops else "plan at this order"
-        proven = f"; no {which} has less than {100 * bound:.1f} %"
+        proven = f"; without splits no {which} has less than {100 * bound:.1f} %"
     again = sum(made == "recompute" for _, made in found.decisions)
     eqns = sum(len(r.eqns) for r in found.plan.recomputations)
     return [
@@ -121,6 +123,14 @@ def _plan_lines(found: Report) -> list[str]:
         f"predicted overhead {100 * found.overhead:.1f} %{proven}",
         f"  planner            {found.plan.planner}, {found.planning_seconds:.2f} s",
     ]
+
+
+def split_lines(splits: Sequence[SplitNote], most: int | None = MOST) -> list[str]:
+    """The regions that run in chunks."""
+    shown = [f"    {note}" for note in splits[:most]]
+    rest = len(splits) - len(shown)
+    more = [f"    and {rest} more"] if rest else []
+    return ["  in chunks:", *shown, *more] if shown else []
 
 
 def loop_lines(loops: Sequence[LoopNote], most: int | None = MOST) -> list[str]:

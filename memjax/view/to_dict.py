@@ -61,6 +61,7 @@ def report(found: Report) -> dict[str, Any]:
         "timeline": found.timeline.to_dict(),
         "plain_timeline": found.plain_timeline.to_dict(),
         "xla": xla_peak(found.xla),
+        "splits": [asdict(note) for note in found.splits],
         "plan": found.plan.to_dict(),
     }
 

@@ -1,0 +1,8 @@
+"""Splits: a wide region of a program, run in chunks along one of its axes.
+
+In: a `Program` and what it holds at its peak. Out: `Split`s, and the `Program` that they make.
+
+`axes` has the definitions and `rules` the table of what each primitive does to an axis (matmuls
+and convolutions in `contractions`, gathers and scatters in `indexed`), `regions` grows a region
+from a seed, and `transform` makes a loop of it, which is planned like any other afterwards.
+"""
