@@ -48,6 +48,10 @@ from memjax.targets.figures import DeviceRates
 NOT_WORTH_IT = "giving it up makes the compiled program larger"
 NEAR_MISS = 4 / 3
 """More work is worth it for a plan that misses its target by up to this factor; a guess."""
+MAX_TURNS = 3
+WORTH_A_TURN = 0.97
+"""Splits and the planner take so many turns at the most, and while each takes the peak down to
+this part; guesses."""
 HAS_BARRIERS = frozenset({"checkpoint", "remat2", "remat", "optimization_barrier"})
 """Primitives that are, or are lowered with, an `optimization_barrier`."""
 
@@ -286,6 +290,27 @@ class Loop:
         for state in self.splitter.states(target_bytes):
             rival = self._with_state(budget_bytes, target_bytes, planner, state)
             best = min(best, rival, key=_rank)
+        return (
+            best if best[1] else min(best, self._in_turns(target_bytes, planner, found), key=_rank)
+        )
+
+    def _in_turns(
+        self, target_bytes: int, planner: Planner, found: tuple[Plan, bool]
+    ) -> tuple[Plan, bool]:
+        """The best plan that splits narrow regions one by one, each where the plan before it holds
+        most; `found` is the first.
+        """
+        state, best, latest = self.splitter.state(()), found, found
+        for _ in range(MAX_TURNS):
+            coarse, plan = self.coarse_of(latest[0]), latest[0]
+            narrower = self.splitter.beside(state, coarse, schedule_of_plan(coarse, plan))
+            if narrower is None:
+                break
+            state = narrower
+            latest = self._with_state(found[0].budget_bytes, target_bytes, planner, state)
+            best = min(best, latest, key=_rank)
+            if latest[1] or latest[0].predicted_bytes > WORTH_A_TURN * plan.predicted_bytes:
+                break
         return best
 
     def _with_state(

@@ -3,18 +3,16 @@
 In: a `Program`, how it is priced, a target for its peak. Out: `State`s, splits with the program
 that they make, the most promising last.
 
-1. The widest values that are held at the predicted peak are the seeds; all values of the same
-   type from the same primitive, in every layer, are split alike. Each of their axes gives a narrow
-   region, which ends where values get narrow, and one that grows as far as it can: with the batch
-   as its axis that one is gradient accumulation.
-2. The few that would take most off the peak are priced with the smallest chunks that are worth
-   their loop. Of those that meet the target, with as few chunks as do, the one that takes
-   least time is the answer.
-3. Where none does, the one with the lowest peak is kept, and the search goes on at what is then
+1. Groups of regions round what is widest at the predicted peak (`memjax.split.groups`) are priced
+   with the smallest chunks that are worth their loop. Of those that meet the target, with as few
+   chunks as do, the one that takes least time is the answer.
+2. Where none does, the one with the lowest peak is kept, and the search goes on at what is then
    the peak.
+3. What recomputation leaves at its peak is another matter: there, narrow regions are split one by
+   one (`Splitter.beside`), in turns with the planner.
 
-Nothing is computed again in all of this, except by regions of several phases. What else a target
-asks for is up to the planners, which get each state as a program like any other.
+Nothing is computed again by a split, except by regions of several phases. What else a target asks
+for is up to the planners, which get each state as a program like any other.
 """
 
 from __future__ import annotations
@@ -22,24 +20,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from memjax.pricing.coarsen import Coarse
 from memjax.pricing.segments import emitted_timeline
 from memjax.program.eqns import Program
 from memjax.split.decisions import Split, carry_out_splits
-from memjax.split.regions import Grower, Region
+from memjax.split.groups import Group, groups, held_at_peak
+from memjax.split.regions import WIDE_PART
 
 MAX_ROUNDS = 3
 """How many kinds of regions are split in one program: the head, the attention, the rest."""
-MAX_KINDS = 4
-"""So many types of values at the peak are seeds."""
 MAX_GROUPS = 3
 """So many ways of splitting are priced in a round."""
 WORTH = 0.03
 """A split is not worth it if it takes less than this part off the peak."""
-SMALLEST_CHUNK_BYTES = 2**18
-"""Smaller chunks of the widest value fit into caches, and loops over them cost more than they
-save; a guess."""
+REST = 0.02
+"""Where recomputation goes on, a region is to leave this part of the peak; a guess."""
 KNEE = 1.01
 """Half as many chunks are as good where they hold up to this much more."""
 
@@ -59,29 +56,6 @@ class State:
     coarse: Coarse
     peak_bytes: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Group:
-    """Regions of one kind.
-
-    Attributes:
-        seeds: one of each region.
-        axis: of the seeds.
-        everything: as in `Split`.
-        most_chunks: that are worth it.
-        saved_bytes: what is held of them at the peak, at the most.
-    """
-
-    seeds: tuple[int, ...]
-    axis: int
-    everything: bool
-    most_chunks: int
-    saved_bytes: int
-
-    def splits(self, chunks: int) -> tuple[Split, ...]:
-        """The group's regions in so many chunks."""
-        return tuple(Split(seed, self.axis, chunks, self.everything) for seed in self.seeds)
 
 
 @dataclass
@@ -155,11 +129,31 @@ class Splitter:
             best = half
         return best
 
+    def beside(self, state: State, coarse: Coarse, order: Sequence[int]) -> State | None:
+        """A state with one more narrow region split, where a plan of it holds most.
+
+        Args:
+            state: what the plan is for.
+            coarse: its problem, with whatever the plan decides about loops.
+            order: the plan's schedule.
+        """
+        program = state.coarse.graph.program
+        peak_bytes = emitted_timeline(coarse, order).peak_bytes
+        held = [v for v in held_at_peak(coarse, order) if v < len(program.avals)]
+        widest = max((program.value_bytes[v] for v in held), default=0)
+        held = [v for v in held if WIDE_PART * program.value_bytes[v] >= widest]
+        group = next(groups(program, held, (False,)), None)
+        if group is None or group.saved_bytes < WORTH * peak_bytes:
+            return None
+        needed = math.ceil(math.log2(max(2.0, group.saved_bytes / (REST * peak_bytes))))
+        return self.with_group(state, group, min(group.most_chunks, 1 << needed))
+
     def groups(self, state: State) -> list[Group]:
         """The ways of splitting what a state holds at its peak that promise most."""
         if state.splits not in self._groups:
-            least = WORTH * state.peak_bytes
-            found = _groups(state.coarse, MAX_GROUPS)
+            coarse, least = state.coarse, WORTH * state.peak_bytes
+            held = held_at_peak(coarse, coarse.problem.identity)
+            found = islice(groups(coarse.graph.program, held, (False, True)), MAX_GROUPS)
             self._groups[state.splits] = [g for g in found if g.saved_bytes >= least]
         return self._groups[state.splits]
 
@@ -176,125 +170,3 @@ def _key(state: State, target_bytes: int) -> tuple[bool, float, int]:
     if state.peak_bytes <= target_bytes:
         return False, state.seconds, state.peak_bytes
     return True, state.peak_bytes, 0
-
-
-def _groups(coarse: Coarse, most: int) -> list[Group]:
-    """The kinds of regions round what is widest at the peak that promise most, each once."""
-    program = coarse.graph.program
-    grower = Grower(program)
-    held = _held(coarse)
-    wide = [v for v in held if program.value_bytes[v] >= 2 * SMALLEST_CHUNK_BYTES]
-    kinds = _kinds(program, wide)
-    found = [
-        (_promise(region, held), seed, axis, everything)
-        for region, seed, axis, everything in _examples(grower, wide)
-    ]
-    groups: list[Group] = []
-    for _, seed, axis, everything in sorted(found, key=lambda f: (-f[0], f[3], f[1:])):
-        seeds = [seed, *(v for v in kinds[_kind(program, seed)] if v != seed)]
-        regions = _disjoint(grower, sorted(seeds), axis, everything)
-        group = _group(regions, axis, everything, held)
-        if group is not None:
-            groups.append(group)
-        if len(groups) == most:
-            break
-    return groups
-
-
-def _examples(grower: Grower, wide: Sequence[int]) -> Iterator[tuple[Region, int, int, bool]]:
-    """A region of each kind of value and axis, with its seed; each region once."""
-    program = grower.program
-    seeds = list({_kind(program, v): v for v in reversed(wide)}.values())[::-1]
-    seen: list[Region] = []
-    for seed in seeds[:MAX_KINDS]:
-        for axis in range(program.avals[seed].ndim):
-            for everything in (False, True):
-                known = any(r.places.get(seed) == axis and r.everything == everything for r in seen)
-                region = None if known else grower.region(seed, axis, everything=everything)
-                if region is not None:
-                    seen.append(region)
-                    yield region, seed, axis, everything
-
-
-def _promise(region: Region, held: Sequence[int]) -> float:
-    """What a region takes off the peak, less where it runs several times over."""
-    chunks = _most_chunks([region])
-    return _saved_bytes(region, held) * (1 - 1 / chunks) / len(region.phases)
-
-
-def _most_chunks(regions: Sequence[Region]) -> int:
-    """How many chunks are worth their loop; 1 for none."""
-    program = regions[0].program
-    widest = max(program.value_bytes[r.seed] for r in regions)
-    most = min(*(r.units for r in regions), max(widest // SMALLEST_CHUNK_BYTES, 1))
-    return 1 << (most.bit_length() - 1)
-
-
-def _saved_bytes(region: Region, held: Sequence[int]) -> int:
-    """Bytes of what is held at the peak that regions of a kind would hold by chunk."""
-    program = region.program
-    written = {v for phase in region.phases for v in phase.written}
-    inside = {v for v, place in region.places.items() if isinstance(place, int)} - written
-    kinds = {_kind(program, v) for v in inside}
-    outside = {_kind(program, v) for v in written}
-    return sum(
-        program.value_bytes[v]
-        for v in held
-        if v in inside or (_kind(program, v) in kinds - outside and not region.everything)
-    )
-
-
-def _held(coarse: Coarse) -> list[int]:
-    """The program's values that are held at the peak, widest first."""
-    timeline = emitted_timeline(coarse, coarse.problem.identity)
-    if not timeline.bytes_at:
-        return []
-    held = [coarse.value_of[v] for v in timeline.holders(timeline.peak_position)]
-    return sorted(held, key=lambda v: (-coarse.graph.program.value_bytes[v], v))
-
-
-def _kinds(program: Program, held: Sequence[int]) -> dict[tuple[str, str], list[int]]:
-    """The values of each type and primitive of which some are held."""
-    kinds: dict[tuple[str, str], list[int]] = {_kind(program, v): [] for v in held}
-    for value in range(len(program.avals)):
-        if program.producer[value] >= 0 and _kind(program, value) in kinds:
-            kinds[_kind(program, value)].append(value)
-    return kinds
-
-
-def _kind(program: Program, value: int) -> tuple[str, str]:
-    producer = program.producer[value]
-    primitive = program.eqns[producer].primitive if producer >= 0 else ""
-    return program.avals[value].str_short(), primitive
-
-
-def _disjoint(grower: Grower, seeds: Sequence[int], axis: int, everything: bool) -> list[Region]:
-    """Regions of seeds that are in no other's."""
-    found: list[Region] = []
-    taken: set[int] = set()
-    for seed in seeds:
-        if grower.program.producer[seed] in taken:
-            continue
-        region = grower.region(seed, axis, everything=everything)
-        if region is not None and taken.isdisjoint(region.ways):
-            found.append(region)
-            taken.update(region.ways)
-    return found
-
-
-def _group(
-    regions: Sequence[Region], axis: int, everything: bool, held: Sequence[int]
-) -> Group | None:
-    """The group of some regions; None where not even two chunks are worth a loop."""
-    program, most = regions[0].program, _most_chunks(regions)
-    if most < 2:
-        return None
-    inside = {v for r in regions for v, place in r.places.items() if isinstance(place, int)}
-    inside -= {v for r in regions for phase in r.phases for v in phase.written}
-    return Group(
-        seeds=tuple(r.seed for r in regions),
-        axis=axis,
-        everything=everything,
-        most_chunks=most,
-        saved_bytes=sum(program.value_bytes[v] for v in held if v in inside),
-    )
