@@ -47,7 +47,7 @@ def test_what_no_split_can_narrow_is_named_with_what_mixes_its_axes():
         wide = jnp.sin(x)[:, None] * jnp.cos(x)
         return (jnp.cumsum(wide, axis=0) * jnp.sort(wide, axis=1)).sum()
 
-    text = said(step, shape(1024), budget=2_000_000)
+    text = said(step, shape(1024), budget=2_000_000, split=False)
     assert re.search(r"float32\[1024,1024\] at .*step.* in another way: ", text)
     assert re.search(r"cumsum at .*test_advice.* mixes its axis 0", text)
     assert re.search(r"sort at .*test_advice.* mixes its axis 1", text)

@@ -287,7 +287,8 @@ class Loop:
             found: the plan without splits, and whether it meets the target.
         """
         best = found
-        for state in self.splitter.states(target_bytes):
+        state = self.splitter.reached(target_bytes)
+        if state.splits:
             rival = self._with_state(budget_bytes, target_bytes, planner, state)
             best = min(best, rival, key=_rank)
         return (

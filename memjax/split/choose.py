@@ -1,7 +1,7 @@
 """Which regions to split, and into how many chunks.
 
-In: a `Program`, how it is priced, a target for its peak. Out: `State`s, splits with the program
-that they make, the most promising last.
+In: a `Program`, how it is priced, a target for its peak. Out: a `State`, splits with the program
+that they make.
 
 1. Groups of regions round what is widest at the predicted peak (`memjax.split.groups`) are priced
    with the smallest chunks that are worth their loop. Of those that meet the target, with as few
@@ -18,7 +18,7 @@ for is up to the planners, which get each state as a program like any other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -72,24 +72,28 @@ class Splitter:
     _states: dict[tuple[Split, ...], State] = field(default_factory=dict)
     _groups: dict[tuple[Split, ...], list[Group]] = field(default_factory=dict)
 
-    def states(self, target_bytes: int) -> Iterator[State]:
-        """States on the way to a target: the last one meets it, or is as low as it gets."""
+    def reached(self, target_bytes: int) -> State:
+        """The state that meets a target, or the lowest on the way to it."""
         state = self.state(())
         for _ in range(MAX_ROUNDS):
             if state.peak_bytes <= target_bytes:
-                return
-            most = [self.with_group(state, g, g.most_chunks) for g in self.groups(state)]
-            meet = [s.peak_bytes <= target_bytes for s in most]
-            found = [
-                self.finest(state, group, target_bytes)
-                for group, finest, met in zip(self.groups(state), most, meet, strict=True)
-                if met or (not any(meet) and finest is min(most, key=lambda s: s.peak_bytes))
-            ]
-            best = min(found, key=lambda s: _key(s, target_bytes), default=state)
-            if best.peak_bytes > (1 - WORTH) * state.peak_bytes:
-                return
-            state = best
-            yield state
+                break
+            following = self.following(state, target_bytes)
+            if following.peak_bytes > (1 - WORTH) * state.peak_bytes:
+                break
+            state = following
+        return state
+
+    def following(self, state: State, target_bytes: int) -> State:
+        """The best state with one more group of regions split; the same where there is none."""
+        most = [self.with_group(state, g, g.most_chunks) for g in self.groups(state)]
+        lowest = min(most, key=lambda s: s.peak_bytes, default=state)
+        chosen = [
+            self.finest(state, group, target_bytes)
+            for group, finest in zip(self.groups(state), most, strict=True)
+            if finest.peak_bytes <= target_bytes or finest is lowest
+        ]
+        return min(chosen, key=lambda s: _key(s, target_bytes), default=state)
 
     def state(self, splits: tuple[Split, ...]) -> State:
         """The program with some regions split."""

@@ -21,8 +21,9 @@ from memjax.split.regions import WIDE_PART, Grower, Region
 MAX_KINDS = 4
 """So many types of values at the peak are seeds."""
 SMALLEST_CHUNK_BYTES = 2**18
-"""Smaller chunks of the widest value fit into caches, and loops over them cost more than they
-save; a guess."""
+SMALLEST_VALUE_BYTES = 2**14
+"""A chunk holds at least so many bytes at the peak, and so many of its widest value: what is less
+fits into caches, and a loop over it costs more than it saves; guesses."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def groups(program: Program, held: Sequence[int], sizes: Sequence[bool]) -> Iter
         sizes: whether regions may grow through values of any width: False, True or both.
     """
     grower = Grower(program)
-    wide = [v for v in held if program.value_bytes[v] >= 2 * SMALLEST_CHUNK_BYTES]
+    wide = [v for v in held if program.value_bytes[v] >= 2 * SMALLEST_VALUE_BYTES]
     kinds = _kinds(program, wide)
     found = [
         (_promise(region, held), seed, axis, everything)
@@ -92,18 +93,20 @@ def _promise(region: Region, held: Sequence[int]) -> float:
     """What a region takes off the peak; less where it leaves wide values behind whole, or runs
     several times over.
     """
-    chunks, sizes = _most_chunks([region]), region.program.value_bytes
+    saved_bytes, sizes = _saved_bytes(region, held), region.program.value_bytes
+    chunks = _most_chunks([region], saved_bytes)
     left = {v for phase in region.phases for v in phase.written}
     whole_bytes = sum(sizes[v] for v in left if WIDE_PART * sizes[v] >= sizes[region.seed])
-    saved_bytes = _saved_bytes(region, held) * (1 - 1 / chunks) / len(region.phases)
-    return saved_bytes - (0 if region.everything else whole_bytes)
+    promised_bytes = saved_bytes * (1 - 1 / chunks) / len(region.phases)
+    return promised_bytes - (0 if region.everything else whole_bytes)
 
 
-def _most_chunks(regions: Sequence[Region]) -> int:
-    """How many chunks are worth their loop; 1 for none."""
+def _most_chunks(regions: Sequence[Region], saved_bytes: int) -> int:
+    """How many chunks are worth their loop, a power of two; 1 for none."""
     program = regions[0].program
     widest = max(program.value_bytes[r.seed] for r in regions)
-    most = min(*(r.units for r in regions), max(widest // SMALLEST_CHUNK_BYTES, 1))
+    enough = min(saved_bytes // SMALLEST_CHUNK_BYTES, widest // SMALLEST_VALUE_BYTES)
+    most = min(*(r.units for r in regions), max(enough, 1))
     return 1 << (most.bit_length() - 1)
 
 
@@ -163,15 +166,17 @@ def _group(
     regions: Sequence[Region], axis: int, everything: bool, held: Sequence[int]
 ) -> Group | None:
     """The group of some regions; None where not even two chunks are worth a loop."""
-    program, most = regions[0].program, _most_chunks(regions)
-    if most < 2:
-        return None
+    program = regions[0].program
     inside = {v for r in regions for v, place in r.places.items() if isinstance(place, int)}
     inside -= {v for r in regions for phase in r.phases for v in phase.written}
+    saved_bytes = sum(program.value_bytes[v] for v in held if v in inside)
+    most = _most_chunks(regions, saved_bytes)
+    if most < 2:
+        return None
     return Group(
         seeds=tuple(r.seed for r in regions),
         axis=axis,
         everything=everything,
         most_chunks=most,
-        saved_bytes=sum(program.value_bytes[v] for v in held if v in inside),
+        saved_bytes=saved_bytes,
     )
