@@ -272,7 +272,8 @@ def test_budget_below_what_the_step_takes(case: Callable[[], Step]) -> None:
     assert bound <= report.plan.overhead
     if case is layers_in_time:  # whatever fits runs its layers again
         assert bound > 0.5 * report.plan.overhead > 0
-    for got, want in zip(numbers(budgeted(*args)), numbers(jax.jit(step)(*args)), strict=True):
+    wanted = numbers(jax.jit(step)(*args))
+    for got, want in zip(numbers(budgeted(*args)), wanted, strict=True):  # counts of nnx's RNGs too
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
