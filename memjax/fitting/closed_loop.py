@@ -261,7 +261,7 @@ class Loop:
             solution = planner.solve(self.prepared.problem, target_bytes)
             plan, met = self.make_plan(self.prepared, solution, budget_bytes), solution.met
         if self.may_split and (plan.changes_anything or not met):
-            plan, met = self.with_splits(budget_bytes, target_bytes, planner, (plan, met))
+            plan, met = self.with_splits(budget_bytes, target_bytes, (plan, met))
         self.planning_seconds += time.perf_counter() - start
         return plan, met
 
@@ -276,53 +276,51 @@ class Loop:
         return self.remembered(plan, choice.coarse), choice.met
 
     def with_splits(
-        self, budget_bytes: int, target_bytes: int, planner: Planner, found: tuple[Plan, bool]
+        self, budget_bytes: int, target_bytes: int, found: tuple[Plan, bool]
     ) -> tuple[Plan, bool]:
         """A plan that splits regions, where one is better than what was found without.
 
         Args:
             budget_bytes: what the plan is for.
             target_bytes: what the planner is asked for.
-            planner: of straight programs.
             found: the plan without splits, and whether it meets the target.
         """
         best = found
         state = self.splitter.reached(target_bytes)
         if state.splits:
-            rival = self._with_state(budget_bytes, target_bytes, planner, state)
-            best = min(best, rival, key=_rank)
-        return (
-            best if best[1] else min(best, self._in_turns(target_bytes, planner, found), key=_rank)
-        )
-
-    def _in_turns(
-        self, target_bytes: int, planner: Planner, found: tuple[Plan, bool]
-    ) -> tuple[Plan, bool]:
-        """The best plan that splits narrow regions one by one, each where the plan before it holds
-        most; `found` is the first.
-        """
-        state, best, latest = self.splitter.state(()), found, found
-        for _ in range(MAX_TURNS):
-            coarse, plan = self.coarse_of(latest[0]), latest[0]
-            narrower = self.splitter.beside(state, coarse, schedule_of_plan(coarse, plan))
-            if narrower is None:
-                break
-            state = narrower
-            latest = self._with_state(found[0].budget_bytes, target_bytes, planner, state)
-            best = min(best, latest, key=_rank)
-            if latest[1] or latest[0].predicted_bytes > WORTH_A_TURN * plan.predicted_bytes:
-                break
+            best = min(best, self._with_state(budget_bytes, target_bytes, state), key=_rank)
+        if not best[1] and self.narrow_states:
+            low = (s for s, lowest_bytes in self.narrow_states if lowest_bytes <= target_bytes)
+            state = next(low, self.narrow_states[-1][0])
+            best = min(best, self._with_state(budget_bytes, target_bytes, state), key=_rank)
         return best
 
-    def _with_state(
-        self, budget_bytes: int, target_bytes: int, planner: Planner, state: State
-    ) -> tuple[Plan, bool]:
+    @cached_property
+    def narrow_states(self) -> list[tuple[State, int]]:
+        """Ever more narrow regions split, each where the tightest plan for those before it holds
+        most, with the bytes of its own tightest plan.
+        """
+        found: list[tuple[State, int]] = []
+        state, lowest_bytes = self.splitter.state(()), 0
+        for turn in range(MAX_TURNS + 1):
+            choice = self.chooser.choose(state.coarse.graph.program, 0, self.coarsen)
+            if turn and choice.peak_bytes > WORTH_A_TURN * lowest_bytes:
+                break
+            lowest_bytes = choice.peak_bytes
+            if turn:
+                found.append((state, lowest_bytes))
+            narrower = self.splitter.beside(state, choice.coarse, choice.solution.order)
+            if narrower is None or turn == MAX_TURNS:
+                break
+            state = narrower
+        return found
+
+    def _with_state(self, budget_bytes: int, target_bytes: int, state: State) -> tuple[Plan, bool]:
         """The best plan with given splits: without further decisions if these do."""
         coarse, decisions, met = state.coarse, Decisions(), True
         solution = replace(Solution.identity(coarse.problem), planner="splits")
         if state.peak_bytes > target_bytes:
-            chooser = replace(self.chooser, planner=planner)
-            choice = chooser.choose(coarse.graph.program, target_bytes, self.coarsen)
+            choice = self.chooser.choose(coarse.graph.program, target_bytes, self.coarsen)
             coarse, decisions, met = choice.coarse, choice.decisions, choice.met
             solution = replace(choice.solution, bound_cost=None)
         plan = self.make_plan(coarse, solution, budget_bytes, decisions, state.splits)
