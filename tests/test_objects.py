@@ -220,6 +220,27 @@ def test_a_module_that_cannot_be_static_is_named():
         memjax.memory_budget("1MiB")(lambda module: X)(Odd({1, 2}))
 
 
+def test_objects_that_are_static_stay_static_whatever_is_asked():
+    """`jax.jit` does not look into them, so neither do calls, plans and reports."""
+    linear = nnx.Linear(16, 4, rngs=nnx.Rngs(0))
+    step = memjax.memory_budget("1MiB", static_argnums=0)(lambda model, x: jnp.sum(model(x)))
+    assert float(step(linear, X)) == pytest.approx(float(jnp.sum(linear(X))), rel=1e-4)
+    assert [d.name for d in step.report(linear, X).donations] == ["x"]
+    assert len(step._made.entries) == 1
+
+
+def test_objects_beside_static_ones():
+    def step(kind, model, x):
+        model.bias[...] = model.bias[...] + (1 if kind == "up" else -1)
+        return jnp.sum(model(x))
+
+    model = nnx.Linear(16, 4, rngs=nnx.Rngs(0))
+    budgeted = memjax.memory_budget("1MiB", static_argnums=0)(step)
+    first, second, third = (float(budgeted(kind, model, X)) for kind in ("up", "up", "down"))
+    assert second == pytest.approx(first + 4 * len(X), rel=1e-4)
+    assert third == pytest.approx(first, rel=1e-4)
+
+
 @pytest.mark.parametrize("ask", [memjax.analyze, memjax.floor])
 def test_questions_take_objects_as_well(ask):
     model, optimizer, metrics = nnx_objects()

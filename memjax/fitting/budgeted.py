@@ -39,7 +39,15 @@ from memjax.fitting.setup import (
 )
 from memjax.program import objects
 from memjax.program.donation import Donation, without_shared_buffers
-from memjax.program.signature import Call, Statics, as_tuple, committed, leaf_placement, weak_types
+from memjax.program.signature import (
+    Call,
+    Statics,
+    as_tuple,
+    committed,
+    in_call,
+    leaf_placement,
+    weak_types,
+)
 from memjax.program.trace import step_name
 from memjax.targets.attach import is_attached, label
 
@@ -155,8 +163,8 @@ class BudgetedStep:
         return jax.tree_util.tree_unflatten(entry.out_tree, flat)
 
     def _slow_call(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if objects.among(call.tree, call.leaves):
-            with self._taken_apart(args, kwargs) as (args, kwargs, put_back):
+        if framework := objects.among(call.tree, call.leaves):
+            with self._taken_apart(args, kwargs, framework) as (args, kwargs, put_back):
                 return put_back(self._call(args, kwargs))
         if not _compat.runs_compiled() or any(map(_compat.is_tracer, call.leaves)):
             return self._as_jit(args, kwargs)(*args, **kwargs)
@@ -168,11 +176,25 @@ class BudgetedStep:
         self._made.newest = entry if same_objects(leaves, call.leaves) else None
         return jax.tree_util.tree_unflatten(entry.out_tree, entry.run(*leaves))
 
-    def _taken_apart(
+    def _seen_by_jax(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> AbstractContextManager[objects.Apart]:
-        """The arguments as JAX is to see them, and what puts results back to the user's."""
-        return objects.taken_apart(args, kwargs, returns_all=self._settings.donates_as_jit)
+        """The arguments, those to which the step is bound among them, as JAX is to see them."""
+        args = (*self._leading, *args)
+        call = self._statics.split(args, kwargs)
+        return self._taken_apart(args, kwargs, objects.among(call.tree, call.leaves))
+
+    def _taken_apart(
+        self, args: Sequence[Any], kwargs: dict[str, Any], framework: objects.Framework | None
+    ) -> AbstractContextManager[objects.Apart]:
+        """Arguments as JAX is to see them, and what puts results back to the user's."""
+        return objects.taken_apart(
+            framework,
+            args,
+            kwargs,
+            static=(*in_call(self._statics.argnums, len(args)), *self._statics.argnames),
+            returns_all=self._settings.donates_as_jit,
+        )
 
     def _retry(
         self,
@@ -224,7 +246,7 @@ class BudgetedStep:
         For `jax.export.export` and other transformations of whole programs. What the step asks
         of XLA beside its program, donation and compiler options, is not part of it.
         """
-        with self._taken_apart((*self._leading, *args), kwargs) as (args, kwargs, _):
+        with self._seen_by_jax(args, kwargs) as (args, kwargs, _):
             return self._trace(args, kwargs)
 
     def _trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.stages.Traced:
@@ -249,7 +271,7 @@ class BudgetedStep:
         return self._entry_of(args, kwargs).fitted.step.jaxpr
 
     def _entry_of(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Entry:
-        with self._taken_apart((*self._leading, *args), kwargs) as (args, kwargs, _):
+        with self._seen_by_jax(args, kwargs) as (args, kwargs, _):
             return self._entry(self._statics.split(args, kwargs), args, kwargs)
 
     def _entry(self, call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Entry:
@@ -342,5 +364,5 @@ def loop_for(
         step = BudgetedStep(step, Settings(budget=1, device=device))
     elif device is not None:
         step = step.changed(device=device)
-    with step._taken_apart((*step._leading, *args), kwargs) as (args, kwargs, _):
+    with step._seen_by_jax(args, kwargs) as (args, kwargs, _):
         return step._loop(args, kwargs)

@@ -12,6 +12,7 @@ Read `packed.py` first. No framework is imported here that the user has not impo
 
 from memjax.program.objects.calls import (
     Apart as Apart,
+    Framework as Framework,
     among as among,
     as_function as as_function,
     taken_apart as taken_apart,

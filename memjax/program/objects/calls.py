@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
-
-import jax
 
 from memjax.program.objects import equinox, nnx
 from memjax.program.objects.packed import Packed
@@ -22,7 +20,10 @@ Apart = tuple[tuple[Any, ...], dict[str, Any], PutBack]
 
 
 class Framework(Protocol):
-    """What a module of this folder has for its framework."""
+    """What a module of this folder has for its framework.
+
+    Arguments come to it by their names; those by position are named `"0"`, `"1"`, ….
+    """
 
     MODULE: str
     """What a user of it has imported."""
@@ -31,12 +32,12 @@ class Framework(Protocol):
         """Whether values of a type are objects of the framework."""
 
     def taken_apart(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], returns_all: bool
-    ) -> AbstractContextManager[Apart]:
-        """See `taken_apart`."""
+        self, given: Mapping[str, Any], returns_all: bool
+    ) -> AbstractContextManager[tuple[dict[str, Packed], PutBack]]:
+        """The arguments that JAX is to see packed; see `taken_apart`."""
 
-    def run(self, step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Call a step with the objects of packed arguments; its result, packed."""
+    def run(self, call: Callable[[Mapping[str, Any]], Any], packed: Mapping[str, Packed]) -> Packed:
+        """The packed result of a step that is called with what some arguments were packed from."""
 
 
 FRAMEWORKS: tuple[Framework, ...] = (nnx, equinox)
@@ -73,7 +74,12 @@ def _node_types(tree: Any) -> frozenset[type]:
 
 @contextmanager
 def taken_apart(
-    args: Sequence[Any], kwargs: dict[str, Any], *, returns_all: bool = False
+    framework: Framework | None,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    *,
+    static: Collection[int | str] = (),
+    returns_all: bool = False,
 ) -> Iterator[Apart]:
     """A call's arguments as JAX is to see them; as they are where they hold no objects.
 
@@ -81,18 +87,33 @@ def taken_apart(
     what the step has changed into the arguments' objects. To be used in this context.
 
     Args:
+        framework: whose objects are among them.
         args: by position.
         kwargs: by name.
+        static: positions and names of arguments that JAX does not see.
         returns_all: whether what the step leaves as it is becomes a result as well, as it must
             where it may be given up.
     """
-    leaves, tree = jax.tree_util.tree_flatten((tuple(args), kwargs))
-    framework = among(tree, leaves)
     if framework is None:
         yield tuple(args), kwargs, lambda result: result
         return
-    with framework.taken_apart(tuple(args), kwargs, returns_all) as apart:
-        yield apart
+    given = {**_by_place(args), **kwargs}
+    hidden = set(map(str, static))
+    dynamic = {name: value for name, value in given.items() if name not in hidden}
+    with framework.taken_apart(dynamic, returns_all) as (packed, put_back):
+        yield *_called(args, kwargs, {**given, **packed}), put_back
+
+
+def _by_place(args: Sequence[Any]) -> dict[str, Any]:
+    """Arguments by their positions, as texts that no keyword can be."""
+    return {str(place): value for place, value in enumerate(args)}
+
+
+def _called(
+    args: Sequence[Any], kwargs: Mapping[str, Any], named: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Named values in the places of a call's arguments."""
+    return tuple(named[place] for place in _by_place(args)), {name: named[name] for name in kwargs}
 
 
 def as_function(
@@ -108,6 +129,13 @@ def as_function(
 def _of_packed(step: Callable[..., Any], framework: Framework) -> Callable[..., Any]:
     @functools.wraps(step)
     def run(*args: Any, **kwargs: Any) -> Any:
-        return framework.run(step, args, kwargs)
+        given = {**_by_place(args), **kwargs}
+
+        def call(whole: Mapping[str, Any]) -> Any:
+            values, named = _called(args, kwargs, {**given, **whole})
+            return step(*values, **named)
+
+        packed = {name: value for name, value in given.items() if isinstance(value, Packed)}
+        return framework.run(call, packed)
 
     return run

@@ -7,7 +7,7 @@ arrays as statics; of results likewise.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,18 +45,19 @@ def is_object(kind: type) -> bool:
 
 
 @contextmanager
-def taken_apart(args: tuple[Any, ...], kwargs: dict[str, Any], returns_all: bool) -> Iterator[Any]:
+def taken_apart(given: Mapping[str, Any], returns_all: bool) -> Iterator[Any]:
     """See `memjax.program.objects.calls.taken_apart`; all results are the step's own."""
     del returns_all
-    packed = tuple(_packed(value, f"argument {place}") for place, value in enumerate(args))
-    named = {name: _packed(value, f"argument {name!r}") for name, value in kwargs.items()}
-    yield packed, named, _whole
+    yield {name: _packed(value, _called(name)) for name, value in given.items()}, _whole
 
 
-def run(step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Packed:
+def run(call: Callable[[Mapping[str, Any]], Any], packed: Mapping[str, Packed]) -> Packed:
     """Call a step with what the arguments were packed from; its result, packed."""
-    result = step(*map(_whole, args), **{name: _whole(value) for name, value in kwargs.items()})
-    return _packed(result, "the result")
+    return _packed(call({name: _whole(value) for name, value in packed.items()}), "the result")
+
+
+def _called(name: str) -> str:
+    return f"argument {name}" if name.isdigit() else f"argument {name!r}"
 
 
 def _packed(value: Any, what: str) -> Packed:

@@ -12,7 +12,7 @@ the caller's object has it already. It does where arguments are given up whole, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,11 +68,10 @@ def is_object(kind: type) -> bool:
 
 
 @contextmanager
-def taken_apart(args: tuple[Any, ...], kwargs: dict[str, Any], returns_all: bool) -> Iterator[Any]:
+def taken_apart(given: Mapping[str, Any], returns_all: bool) -> Iterator[Any]:
     """See `memjax.program.objects.calls.taken_apart`."""
     nnx: Any = sys.modules[MODULE]
-    given = {**_by_place(args), **kwargs}
-    objects = {where: value for where, value in given.items() if _holds_objects(value)}
+    objects = {name: value for name, value in given.items() if _holds_objects(value)}
     with nnx.update_context(TAG):
         with nnx.split_context(TAG) as context:
             graph, state = context.split(objects)
@@ -96,18 +95,12 @@ def taken_apart(args: tuple[Any, ...], kwargs: dict[str, Any], returns_all: bool
                 _, of_the_user = context.merge(outcome.graph, after)
             return of_the_user
 
-        yield (
-            tuple(packed.get(where, value) for where, value in _by_place(args).items()),
-            {name: packed.get(name, value) for name, value in kwargs.items()},
-            put_back,
-        )
+        yield packed, put_back
 
 
-def run(step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Packed:
+def run(call: Callable[[Mapping[str, Any]], Any], packed: Mapping[str, Packed]) -> Packed:
     """Call a step with what the arguments were packed from; its result and theirs, packed."""
     nnx: Any = sys.modules[MODULE]
-    given = {**_by_place(args), **kwargs}
-    packed = {where: value for where, value in given.items() if isinstance(value, Packed)}
     returns_all = any(part.static.returns_all for part in packed.values())  # type: ignore[attr-defined]
     placed: dict[int, Any] = {}
     for part in packed.values():
@@ -116,10 +109,7 @@ def run(step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
     before = [placed[n] for n in range(len(placed))]
     with nnx.merge_context(TAG, True) as context:
         objects = context.merge(graph, jax.tree_util.tree_unflatten(tree, before))
-    result = step(
-        *(objects.get(where, value) for where, value in _by_place(args).items()),
-        **{name: objects.get(name, value) for name, value in kwargs.items()},
-    )
+    result = call(objects)
     with nnx.split_context(TAG) as context:
         graph, state = context.split((objects, result))
     paths, tree = jax.tree_util.tree_flatten_with_path(state)
@@ -127,11 +117,6 @@ def run(step: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
     unchanged = tuple(place_of.get(id(leaf)) for _, leaf in paths)
     new = [(_short(p), leaf) for (p, leaf), n in zip(paths, unchanged, strict=True) if n is None]
     return pack(new, Outcome(graph, tree, unchanged))
-
-
-def _by_place(args: Sequence[Any]) -> dict[str, Any]:
-    """Arguments by their positions, as texts that no keyword can be."""
-    return {str(place): value for place, value in enumerate(args)}
 
 
 def _holds_objects(value: Any) -> bool:
