@@ -199,15 +199,13 @@ class Loop:
         predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
         learnt = NOTHING if coarse is self.__dict__.get("as_it_is") else self.learnt
         changes = splits or (decisions and (decisions.loops or decisions.insides))
-        if not changes:
-            return plan_of_solution(coarse, solution, budget_bytes, predicted_bytes, learnt=learnt)
         return plan_of_solution(
             coarse,
             solution,
             budget_bytes,
             predicted_bytes,
             decisions,
-            self.prepared,
+            self.prepared if changes else None,
             learnt,
             splits,
         )

@@ -216,8 +216,6 @@ class _Matcher:
     @cached_property
     def last_run(self) -> dict[int, int]:
         """The last position at which each eqn runs, by eqn index: definition 4."""
-        at = {i.id: position for position, i in enumerate(self.reading.flow.order)}
-        computations = {c.id: c for c in self.reading.module.computations}
         last: dict[int, int] = {}
 
         def mark(instruction: Any, position: int) -> None:
@@ -227,11 +225,11 @@ class _Matcher:
             if self._value(eqn, instruction.shape) is not None:
                 last[eqn] = max(last.get(eqn, -1), position)
 
-        for instruction in self.reading.flow.order:
-            position = at[instruction.id]
+        for position, instruction in enumerate(self.reading.flow.order):
             mark(instruction, position)
             if instruction.opcode == "fusion":
-                for inner in computations[instruction.called_computation_ids[0]].instructions:
+                (fused, *_) = instruction.called_computation_ids
+                for inner in self.names.computations[fused].instructions:
                     mark(inner, position)
         return last
 
