@@ -14,7 +14,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +41,11 @@ def code_digest(module: str) -> str:
     for name in sorted({module, *imports.find_upstream_modules(module)}):
         digest.update("\n".join((name, *code_lines(_source(name)))).encode())
     return digest.hexdigest()[:12]
+
+
+def is_current(row: Mapping[str, str], module: str) -> bool:
+    """Whether the code of a module of this folder is still that which made a row."""
+    return row.get("code") == code_digest(f"benchmarks.{module}")
 
 
 @cache

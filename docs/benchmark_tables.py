@@ -102,12 +102,11 @@ def where(rows: Sequence[Row], module: str) -> str:
         module: of `benchmarks`, that made it.
     """
     row = rows[0]
-    today = provenance.code_digest(f"benchmarks.{module}")
     commit = f", commit {row['commit']}" if row.get("commit") else ""
     return (
         f"jax {row['jax']}, jaxlib {row['jaxlib']}, Python {row['python']}, "
         f"{row['device_kind']} ({row['machine']}), {row['date']}{commit}"
-        f"{'' if row.get('code') == today else STALE}"
+        f"{'' if provenance.is_current(row, module) else STALE}"
     )
 
 
@@ -117,7 +116,7 @@ def stale() -> list[str]:
     for path in sorted(RESULTS.glob("*-*-jax*.csv")):
         module = MADE_BY.get(name := path.stem.split("-")[0], name)
         row = next(csv.DictReader(path.open(encoding="utf-8")))
-        if row.get("code") != provenance.code_digest(f"benchmarks.{module}"):
+        if not provenance.is_current(row, module):
             found.append(path.name)
     return found
 

@@ -76,6 +76,19 @@ def mlp(width: int = 32, batch: int = 256, layers: int = 4) -> tuple[Any, list[A
     return step, weights, jax.random.normal(keys[-1], (batch, width))
 
 
+def train_step(weights: list[jax.Array], x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+    """A step of a multilayer perceptron: its activations are what fills the memory."""
+
+    def loss(weights: list[jax.Array]) -> jax.Array:
+        h = x
+        for w in weights:
+            h = jnp.tanh(h @ w)
+        return jnp.mean(h**2)
+
+    value, gradients = jax.value_and_grad(loss)(weights)
+    return [w - 0.1 * g for w, g in zip(weights, gradients, strict=True)], value
+
+
 def matmul_chain(x: Any, a: Any, b: Any) -> Any:
     """y = sin(x a); z = y b; returns sum(z * y): `y` lies idle while `z` is made.
 

@@ -7,18 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import memjax
-
-
-def step(weights: list[jax.Array], x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    def loss(weights: list[jax.Array]) -> jax.Array:
-        h = x
-        for w in weights:
-            h = jnp.tanh(h @ w)
-        return jnp.mean(h**2)
-
-    value, gradients = jax.value_and_grad(loss)(weights)
-    return [w - 0.1 * g for w, g in zip(weights, gradients, strict=True)], value
-
+from tests.programs import train_step as step
 
 WEIGHTS = [jax.ShapeDtypeStruct((32, 32), jnp.float32)] * 8
 X = jax.ShapeDtypeStruct((512, 32), jnp.float32)

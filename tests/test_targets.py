@@ -31,7 +31,7 @@ from memjax.targets.figures import (
     rates_of,
 )
 from memjax.targets.names import named
-from tests.programs import shape
+from tests.programs import shape, train_step
 
 ALL = all_figures()
 
@@ -39,19 +39,6 @@ ALL = all_figures()
 def can_compile_for(name):
     lacks = attach.missing(ALL[name])
     return pytest.mark.skipif(bool(lacks), reason=lacks)
-
-
-def train_step(weights, batch):
-    """A step of a multilayer perceptron: its activations are what fills the memory."""
-
-    def loss(weights):
-        hidden = batch
-        for w in weights:
-            hidden = jnp.tanh(hidden @ w)
-        return jnp.mean(hidden**2)
-
-    value, gradients = jax.value_and_grad(loss)(weights)
-    return [w - 0.1 * g for w, g in zip(weights, gradients, strict=True)], value
 
 
 WIDTH, ROWS = 256, 2**16  # 64 MiB an activation: too much for the VMEM of a TPU
