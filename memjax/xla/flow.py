@@ -180,11 +180,19 @@ class Names:
         instructions = {i.id: i for c in module.computations for i in c.instructions}
         return Names(instructions, {c.id: c for c in module.computations}, home, callers)
 
+    def results_of(self, caller: Any) -> list[Any]:
+        """What the computations return that make an instruction's result, of a loop its body."""
+        called = caller.called_computation_ids
+        if caller.opcode == "while":  # XLA writes its body first, then its condition
+            called = called[:1]
+        return [self.instructions[self.computations[i].root_id] for i in called]
+
 
 def sources(names: Names, instruction: Any, index: Index) -> Iterator[tuple[Any, Index]]:
     """What a part of an instruction is made of, nearest first: other parts of instructions.
 
-    A loop's state is made by its body, and before that by what the loop is given.
+    A loop's state is made by its body, and before that by what the loop is given: the same part
+    of it. What else runs computations is given other parts than it returns.
     """
     operands = [names.instructions[i] for i in instruction.operand_ids]
     opcode = instruction.opcode
@@ -198,18 +206,19 @@ def sources(names: Names, instruction: Any, index: Index) -> Iterator[tuple[Any,
         yield operands[1], ()
         yield operands[0], ()
     elif opcode in _RUNS_OTHERS or instruction.called_computation_ids:
-        for called in instruction.called_computation_ids:
-            root = names.instructions[names.computations[called].root_id]
-            if not index or root.opcode == "tuple":  # not the condition of a loop
-                yield root, index
-        yield from ((operand, index) for operand in operands)
+        yield from ((root, index) for root in names.results_of(instruction))
+        part = index if opcode == "while" else ()
+        yield from ((operand, part) for operand in operands)
     elif opcode == "parameter":
         home = names.home[instruction.id]
         for caller in names.callers.get(home.id, ()):
             if caller.opcode == "while":
-                yield names.instructions[home.root_id], index
+                yield from ((root, index) for root in names.results_of(caller))
+            place = instruction.parameter_number
+            if caller.opcode == "conditional":  # its first operand chooses the branch
+                place = 1 + list(caller.called_computation_ids).index(home.id)
             given = [names.instructions[i] for i in caller.operand_ids]
-            yield from ((g, index) for g in given[instruction.parameter_number :][:1])
+            yield from ((g, index) for g in given[place:][:1])
     else:
         yield from ((operand, ()) for operand in operands)
 
