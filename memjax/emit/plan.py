@@ -28,13 +28,14 @@ from memjax.planning.simulate import InvalidPlan, simulate
 from memjax.pricing.coarsen import Coarse
 from memjax.pricing.learnt import NOTHING, Learnt
 from memjax.pricing.liveness import Gap
+from memjax.pricing.segments import fences_of
 from memjax.program.eqns import Program
 from memjax.split.decisions import Split
 
 if TYPE_CHECKING:
     import pandas
 
-PLAN_VERSION = 4
+PLAN_VERSION = 5
 """Raised whenever a saved plan would be read differently."""
 
 MOST_CHARACTERS = 2**26
@@ -69,6 +70,8 @@ class Plan:
         stored: values, by id in the program, that XLA was seen to store before the plan was
             made. Its eqns are those that store something; which do is part of the plan.
         free: values that it was seen not to store.
+        fences: positions of its schedule, recomputations included, where XLA is held to the
+            order though nothing runs again.
         splits: regions that run in chunks, in the step's own program; what loops and insides
             name is there after these.
     """
@@ -85,6 +88,7 @@ class Plan:
     insides: tuple[Inside, ...] = ()
     stored: tuple[Index, ...] = ()
     free: tuple[Index, ...] = ()
+    fences: tuple[Index, ...] = ()
     splits: tuple[Split, ...] = ()
 
     @property
@@ -99,10 +103,14 @@ class Plan:
 
     def decides_like(self, other: Plan) -> bool:
         """Whether two plans make the same program."""
-        mine = (self.recomputations, self.first_runs, self.loops, self.insides, self.splits)
-        its = (other.recomputations, other.first_runs, other.loops, other.insides, other.splits)
-        alike = (self.stored, self.free) == (other.stored, other.free)
-        return mine == its and (alike or not self.changes_anything)
+        return self._decisions == other._decisions
+
+    @property
+    def _decisions(self) -> tuple[object, ...]:
+        changes = self.splits, self.loops, self.insides, self.recomputations, self.first_runs
+        if not self.changes_anything:
+            return changes
+        return *changes, self.fences, self.stored, self.free
 
     def __repr__(self) -> str:
         return (
@@ -246,6 +254,7 @@ def plan_of_solution(
         predicted_bytes=predicted_bytes,
         recomputations=_recomputations(coarse, solution.order),
         first_runs=_first_runs(coarse, solution.order),
+        fences=fences_of(coarse, solution.order),
         overhead=overhead,
         bound_overhead=bound,
         planner=solution.planner,
@@ -307,6 +316,8 @@ def schedule_of_plan(coarse: Coarse, plan: Plan) -> tuple[int, ...]:
         if eqn not in coarse.node_of_eqn:
             raise InvalidPlan(f"the plan runs eqn {eqn}, which stores nothing")
     order = tuple(coarse.node_of_eqn[eqn] for eqn in eqns)
+    if any(position >= len(order) for position in plan.fences):
+        raise InvalidPlan(f"the plan has a fence at {max(plan.fences)} of {len(order)} runs")
     simulate(coarse.problem, order)
     return order
 

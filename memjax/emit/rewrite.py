@@ -9,7 +9,7 @@ again behind it from their stored values, so that XLA can fuse them into each re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,17 @@ from memjax.pricing.segments import Segment, segments
 from memjax.program.eqns import Constant, Eqn
 
 
-def rewrite(coarse: Coarse, order: Sequence[int]) -> Callable[..., list[Any]]:
-    """The function of the flat arguments that runs a schedule; it returns the flat results."""
-    parts = segments(coarse, order)
+def rewrite(
+    coarse: Coarse, order: Sequence[int], fences: Collection[int] | None = None
+) -> Callable[..., list[Any]]:
+    """The function of the flat arguments that runs a schedule; it returns the flat results.
+
+    Args:
+        coarse: the problem.
+        order: nodes in the order they run.
+        fences: see `memjax.pricing.segments`.
+    """
+    parts = segments(coarse, order, fences)
 
     def planned(*arguments: Any) -> list[Any]:
         return _Interpreter(coarse).run(parts, arguments)

@@ -344,7 +344,7 @@ class Loop:
         """Compile a plan of the prepared program, scheduled for memory or by XLA's own rules."""
         coarse = self.coarse_of(plan)
         return self._attempt(
-            rewrite(coarse, schedule_of_plan(coarse, plan)),
+            rewrite(coarse, schedule_of_plan(coarse, plan), plan.fences),
             self.target,
             Attempt(purpose, plan, NOT_COMPILED, for_memory),
             has_barriers=plan.changes_anything or self.has_own_barriers,

@@ -72,11 +72,11 @@ def _predicted(loop: Loop, attempt: Attempt, learnt: Learnt) -> int:
     """The footprint of an attempt's program by what was learnt."""
     if attempt.purpose == AS_IT_IS:
         corrected = loop.coarsen(loop.as_it_is.graph.program, learnt=learnt)
-        order = corrected.problem.identity
+        order, fences = corrected.problem.identity, ()
     else:
         coarse, plan = loop.coarse_of(attempt.plan), attempt.plan
         learnt = learnt.deciding(plan.stored, plan.free)
         corrected = loop.coarsen(coarse.graph.program, coarse.keeps_order, learnt=learnt)
-        order = schedule_of_plan(corrected, plan)
-    peak_bytes = emitted_timeline(corrected, order).peak_bytes
+        order, fences = schedule_of_plan(corrected, plan), plan.fences
+    peak_bytes = emitted_timeline(corrected, order, fences).peak_bytes
     return max(peak_bytes, corrected.problem.base_bytes)

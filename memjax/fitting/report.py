@@ -264,7 +264,9 @@ def emitted_by(fitted: Fitted) -> tuple[int, ...]:
     coarse, chosen = fitted.coarse, fitted.chosen
     if chosen.purpose == AS_IT_IS:
         return coarse.problem.identity
-    return emitted_order(segments(coarse, schedule_of_plan(coarse, chosen.plan)))
+    return emitted_order(
+        segments(coarse, schedule_of_plan(coarse, chosen.plan), chosen.plan.fences)
+    )
 
 
 def make_report(fitted: Fitted, budget_bytes: int) -> Report:

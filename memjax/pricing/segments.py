@@ -1,7 +1,9 @@
 """Cut a schedule into segments, and find what holds XLA to it.
 
 In: a `Coarse` problem and a schedule. Out: `Segment`s, each with what goes through the
-`optimization_barrier` before it.
+`optimization_barrier` before it; and the *fences*, positions of the schedule that have a barrier
+though nothing runs again there. Where fences stand depends on bytes, so a plan says it: what it
+makes is the same when less, or more, is known of the bytes.
 
 A *segment* is a run of recomputations in the schedule without a first run between them.
 Through the barrier before it go its *triggers*, which are the live values that were computed
@@ -20,7 +22,7 @@ Free values never go through a barrier, which would store them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from memjax.planning.simulate import Timeline, simulate
@@ -48,15 +50,27 @@ class Segment:
     barrier: tuple[int, ...] = ()
 
 
-def segments(coarse: Coarse, order: Sequence[int]) -> tuple[Segment, ...]:
+def segments(
+    coarse: Coarse, order: Sequence[int], fences: Collection[int] | None = None
+) -> tuple[Segment, ...]:
     """Cut a schedule into segments and find what goes through the barrier of each.
 
     Updates of donated arguments move behind the next barrier, see `_settle`; all else keeps
     its place.
+
+    Args:
+        coarse: the problem.
+        order: nodes in the order they run.
+        fences: positions in it; None for those of `fences_of`.
     """
-    if not coarse.keeps_order and tuple(order) == coarse.problem.identity:
+    if _is_untouched(coarse, order):
         return (Segment(tuple(order), recomputed=False),)
-    return _with_barriers(coarse, _settle(coarse, _parts(coarse, order)))
+    fences = fences_of(coarse, order) if fences is None else fences
+    return _with_barriers(coarse, _settle(coarse, _parts(coarse, order, fences)))
+
+
+def _is_untouched(coarse: Coarse, order: Sequence[int]) -> bool:
+    return not coarse.keeps_order and tuple(order) == coarse.problem.identity
 
 
 def emitted_order(parts: Sequence[Segment]) -> tuple[int, ...]:
@@ -64,9 +78,11 @@ def emitted_order(parts: Sequence[Segment]) -> tuple[int, ...]:
     return tuple(node for part in parts for node in part.nodes)
 
 
-def emitted_timeline(coarse: Coarse, order: Sequence[int]) -> Timeline:
+def emitted_timeline(
+    coarse: Coarse, order: Sequence[int], fences: Collection[int] | None = None
+) -> Timeline:
     """What a schedule holds as it is carried out."""
-    return simulate(coarse.problem, emitted_order(segments(coarse, order)))
+    return simulate(coarse.problem, emitted_order(segments(coarse, order, fences)))
 
 
 @dataclass
@@ -76,9 +92,8 @@ class _Part:
     fenced: bool
 
 
-def _parts(coarse: Coarse, order: Sequence[int]) -> list[_Part]:
+def _parts(coarse: Coarse, order: Sequence[int], fences: Collection[int]) -> list[_Part]:
     """Recomputations have a barrier always, first runs at fences."""
-    fences = _fences(coarse, order)
     seen: set[int] = set()
     parts: list[_Part] = []
     for position, node in enumerate(order):
@@ -139,14 +154,16 @@ def _with_barriers(coarse: Coarse, parts: Sequence[_Part]) -> tuple[Segment, ...
     return tuple(result)
 
 
-def _fences(coarse: Coarse, order: Sequence[int]) -> frozenset[int]:
-    """Positions where order matters that no recomputation enforces.
+def fences_of(coarse: Coarse, order: Sequence[int]) -> tuple[int, ...]:
+    """Positions where order matters that no recomputation enforces, in order.
 
     1. Near the peak, where something large is written after something large died: without a
        barrier XLA may put off a reader of what should have died (the loss, say, which
        nothing needs before the end), and hold both.
     2. Where updates of many bytes wait for a barrier to settle behind, or any wait before a loop.
     """
+    if _is_untouched(coarse, order):
+        return ()
     problem = coarse.problem
     timeline = simulate(problem, order)
     dynamic_peak = timeline.peak_bytes - problem.base_bytes
@@ -168,7 +185,7 @@ def _fences(coarse: Coarse, order: Sequence[int]) -> frozenset[int]:
             died = waiting = 0
         if not _is_loop(coarse, node):
             died += problem.nodes[node].workspace_bytes
-    return frozenset(fences)
+    return tuple(fences)
 
 
 def _is_loop(coarse: Coarse, node: int) -> bool:
