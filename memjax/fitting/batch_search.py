@@ -6,7 +6,8 @@ largest size found, its program, and what is known of larger ones.
 1. The first guess is the largest size whose tightest plan is predicted within the budget. The
    closed loop compiles it.
 2. The least compilation of each size, by its decisions, is a prediction for every other size,
-   corrected by what it was off. The next guess is the largest size within the budget by these.
+   corrected by what it was off. The next guess is the largest size within the budget by these,
+   and the plan that is predicted to fit there is compiled first.
 3. Where that is the size that fits already, the next larger one is compiled, and what it
    teaches is used as above. The search ends where the next larger size does not fit.
 4. That size may have been bad luck of the planner. So it is asked for plans for sizes 2, 4, 8, …
@@ -210,16 +211,21 @@ class Search:
         """The fewest bytes that a plan compiled at another size takes at this one, by
         prediction, and corrected by what it was off there.
         """
+        found = self._moved(index)
+        if not found:  # the sizes' programs have other eqns
+            return int(self._ratio(index) * self.probe.tightest_bytes(index))
+        return min(found)[0]
+
+    def _moved(self, index: int) -> list[tuple[int, int, Plan]]:
+        """The plans compiled at other sizes, for this one: corrected bytes, which one, plan."""
         found = []
         loop = self.probe.loop(index)
-        for attempt in self.least.values():
+        for place, attempt in self.least.items():
             plan = moved(loop, attempt.plan, self.probe.limit_bytes)
             if plan is not None:
                 ratio = attempt.total_bytes / max(1, attempt.plan.predicted_bytes)
-                found.append(int(ratio * plan.predicted_bytes))
-        if not found:  # the sizes' programs have other eqns
-            return int(self._ratio(index) * self.probe.tightest_bytes(index))
-        return min(found)
+                found.append((int(ratio * plan.predicted_bytes), place, plan))
+        return found
 
     def _fit(self, index: int) -> None:
         """Run the closed loop at a size, and remember what came of it.
@@ -230,8 +236,10 @@ class Search:
         probe, size = self.probe, self.probe.sizes[index]
         probe.tell(f"size {size}: compiling")
         try:
-            loop = replace(probe.loop(index))
-            fitted = fit_with_cache(loop, probe.limit_bytes, probe.budgeted._settings)
+            loop, settings = replace(probe.loop(index)), probe.budgeted._settings
+            if settings.plan is None and (known := self._moved(index)):
+                settings = replace(settings, plan=min(known)[-1])
+            fitted = fit_with_cache(loop, probe.limit_bytes, settings)
             self.fitted[index] = fitted
         except BudgetInfeasible as error:
             if index == 0:
