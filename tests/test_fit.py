@@ -42,8 +42,8 @@ def loop_for(planner: Planner, step: Any = STEP, *args: Any, stated: Stated | No
         donated=tuple(d.index for d in donations if d.donated),
     )
     rates = rates_of("cpu")
-    chosen = stated or Stated()
-    return Loop(program, target, donations, planner, rates, stated=chosen, may_split=False)
+    settings = {"planner": planner, "stated": stated or Stated(), "may_split": False}
+    return Loop(program, target, donations, rates, **settings)
 
 
 @dataclass(frozen=True)

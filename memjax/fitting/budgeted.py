@@ -22,6 +22,7 @@ from memjax import _compat
 from memjax.emit.plan import Plan
 from memjax.fitting.advice import explained
 from memjax.fitting.attempts import BudgetInfeasible
+from memjax.fitting.callable import check_alive, check_attached
 from memjax.fitting.closed_loop import Loop
 from memjax.fitting.entry import Entry, Made, key_of, same_objects
 from memjax.fitting.methods import method_of, settings_of_method
@@ -49,7 +50,6 @@ from memjax.program.signature import (
     weak_types,
 )
 from memjax.program.trace import step_name
-from memjax.targets.attach import is_attached, label
 
 
 class BudgetedStep:
@@ -168,8 +168,8 @@ class BudgetedStep:
                 return put_back(self._call(args, kwargs))
         if not _compat.runs_compiled() or any(map(_compat.is_tracer, call.leaves)):
             return self._as_jit(args, kwargs)(*args, **kwargs)
-        self._check_attached(call)
-        self._check_alive(call)
+        check_attached(self._name, device_of(self._settings, call.leaves))
+        check_alive(self._step, self._statics, call)
         entry = self._entry(call, args, kwargs)
         leaves = without_shared_buffers(call.leaves, entry.donated)
         # A caller who passes the same memory twice will do so again: not by the fast way.
@@ -207,7 +207,7 @@ class BudgetedStep:
         """The newest program refused the arguments, or failed: find out why."""
         if any(map(_compat.is_tracer, call.leaves)):
             return self._slow_call(call, args, kwargs)
-        self._check_alive(call)
+        check_alive(self._step, self._statics, call)
         if same_objects(without_shared_buffers(call.leaves, entry.donated), call.leaves):
             ran = isinstance(error, RuntimeError)
             if ran or self._made.entries.get(key_of(call, entry.context)) is entry:
@@ -216,8 +216,11 @@ class BudgetedStep:
 
     def _as_jit(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
         """The plain step, for calls that no program of ours can be: their budget, not ours."""
+        return self._jit(objects.as_function(self._step, args, kwargs), kwargs)
+
+    def _jit(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         return jax.jit(
-            objects.as_function(self._step, args, kwargs),
+            function,
             static_argnums=self._statics.argnums or None,
             static_argnames=self._statics.argnames or None,
             **self._settings.given_shardings(kwargs),
@@ -258,13 +261,7 @@ class BudgetedStep:
             return jax.tree_util.tree_unflatten(entry.out_tree, run(*leaves))
 
         planned.__name__ = planned.__qualname__ = self._name
-        jitted = jax.jit(
-            planned,
-            static_argnums=self._statics.argnums or None,
-            static_argnames=self._statics.argnames or None,
-            **self._settings.given_shardings(kwargs),
-        )
-        return jitted.trace(*args, **kwargs)
+        return self._jit(planned, kwargs).trace(*args, **kwargs)
 
     def jaxpr(self, *args: Any, **kwargs: Any) -> Any:
         """The jaxpr of the program that calls use, to see what was planned; flat like it."""
@@ -322,31 +319,6 @@ class BudgetedStep:
         donated = given_up(donations, settings, call, step)
         device = device_of(settings, call.leaves)
         return make_loop(program, call, settings, donations, donated, device), donations
-
-    def _check_attached(self, call: Call) -> None:
-        device = device_of(self._settings, call.leaves)
-        if not is_attached(device):
-            raise RuntimeError(
-                f"{self._name!r} is planned for {label(device)}, so it cannot be called here. Save "
-                "its plan, .plan(…).to_json(), and where the device is give it to "
-                "memory_budget(…, plan=Plan.from_json(text)): it is tried first, and its bytes are "
-                "checked again"
-            )
-
-    def _check_alive(self, call: Call) -> None:
-        paths = jax.tree_util.tree_flatten_with_path(
-            jax.tree_util.tree_unflatten(call.tree, call.leaves)
-        )[0]
-        for path, leaf in paths:
-            if _compat.is_deleted(leaf):
-                parameters = _compat.parameter_names(self._step, self._statics.argnums)
-                name = _compat.argument_name(path, parameters)
-                raise RuntimeError(
-                    f"{name} was given up to an earlier call of {self._name!r}: its buffer now "
-                    "belongs to that call's result. Use the returned value instead, or keep "
-                    "the argument with memory_budget(..., donate=None) or donate=(the "
-                    "arguments that may go,)"
-                )
 
 
 def loop_for(

@@ -70,9 +70,10 @@ def _seen(loop: Loop, attempt: Attempt) -> Learnt | None:
 
 def _predicted(loop: Loop, attempt: Attempt, learnt: Learnt) -> int:
     """The footprint of an attempt's program by what was learnt."""
+    fences: tuple[int, ...] = ()
     if attempt.purpose == AS_IT_IS:
         corrected = loop.coarsen(loop.as_it_is.graph.program, learnt=learnt)
-        order, fences = corrected.problem.identity, ()
+        order = corrected.problem.identity
     else:
         coarse, plan = loop.coarse_of(attempt.plan), attempt.plan
         learnt = learnt.deciding(plan.stored, plan.free)

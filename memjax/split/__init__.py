@@ -4,5 +4,6 @@ In: a `Program` and what it holds at its peak. Out: `Split`s, and the `Program` 
 
 `axes` has the definitions and `rules` the table of what each primitive does to an axis (matmuls
 and convolutions in `contractions`, gathers and scatters in `indexed`), `regions` grows a region
-from a seed, and `transform` makes a loop of it, which is planned like any other afterwards.
+from a seed (`growth`) and divides it into loops (`phases`), and `transform` makes these of it, out
+of `pieces`. They are planned like any others afterwards.
 """

@@ -22,7 +22,6 @@ from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -30,17 +29,11 @@ from memjax import _compat
 from memjax.loops.builder import ZERO, Level, Ref, Source, type_of
 from memjax.program.eqns import Constant, Eqn, Operand, Program
 from memjax.program.trace import program_of_jaxpr, without_dead
-from memjax.split.axes import Place, Reduced
-from memjax.split.regions import Phase, Region
+from memjax.split import pieces
+from memjax.split.axes import Place
+from memjax.split.phases import Phase
+from memjax.split.regions import Region
 from memjax.split.rules import RULES
-
-COMBINE = {
-    Reduced.SUM: lax.add,
-    Reduced.MAX: lax.max,
-    Reduced.MIN: lax.min,
-    Reduced.AND: lax.bitwise_and,
-    Reduced.OR: lax.bitwise_or,
-}
 
 
 def split_region(region: Region, chunks: int) -> Program:
@@ -105,16 +98,16 @@ class _PhaseLoop:
         """What the loop starts from for a value that it leaves behind."""
         place, aval = self.region.places[value], self.region.program.avals[value]
         if isinstance(place, int):
-            return level.call(_empty, like=_compat.struct(aval))
+            return level.call(pieces.empty, like=_compat.struct(aval))
         eqn, way = self.writer(value)
         if way.into is not None:
             return _whole(level, level, self.region, eqn.inputs[way.into], {})
         assert place is not None
         like = _compat.struct(aval)
-        dtype = _summed_in(like.dtype)
+        dtype = pieces.summed_in(like.dtype)
         if not like.shape:
-            return Constant(np.array(_nothing(dtype, place), dtype))
-        return level.call(_filled, like=like.update(dtype=dtype), how=place)
+            return Constant(np.array(pieces.nothing(dtype, place), dtype))
+        return level.call(pieces.filled, like=like.update(dtype=dtype), how=place)
 
     def writer(self, value: int) -> tuple[Eqn, Any]:
         """The eqn that writes a value, and its way."""
@@ -128,7 +121,7 @@ class _PhaseLoop:
         for source, value in zip(filled, (*self.phase.written, *self.phase.reduced), strict=True):
             aval = program.avals[value]
             if not _same_type(type_of(source), aval):
-                source = level.call(_typed, source, like=_compat.struct(aval))
+                source = level.call(pieces.typed, source, like=_compat.struct(aval))
             assert isinstance(source, Ref)
             name[source.value] = value
         return [
@@ -183,12 +176,12 @@ class _Chunk:
         place = self.loop.region.places[value]
         if isinstance(place, int):
             start = self.first_of(value, place)
-            return self.level.call(_written, sofar, source, start, dim=place)
+            return self.level.call(pieces.written, sofar, source, start, dim=place)
         assert place is not None
         dtype = type_of(sofar).dtype
         if type_of(source).dtype != dtype:
             source = self.level.call(lax.convert_element_type, source, new_dtype=dtype)
-        return self.level.call(COMBINE[place], sofar, source)
+        return self.level.call(pieces.COMBINE[place], sofar, source)
 
     def bind(self, index: int, given: Mapping[int, Source]) -> list[Source]:
         """Run one eqn of the region on this chunk.
@@ -220,7 +213,7 @@ class _Chunk:
         place = way.outputs[0]
         if rule.counts and isinstance(place, int) and place == eqn.raw.params["dimension"]:
             start = self.first_of(eqn.outputs[0], place)
-            outputs = [self.level.call(_counted_from, outputs[0], start)]
+            outputs = [self.level.call(pieces.counted_from, outputs[0], start)]
         return outputs
 
     def read(self, operand: Operand, place: Place) -> Source:
@@ -237,7 +230,7 @@ class _Chunk:
             size = self.size * self.unit(operand, place)
             whole = Ref(self.outside, operand)
             self.slices[operand, place] = self.level.call(
-                _sliced, whole, start, dim=place, size=size
+                pieces.sliced, whole, start, dim=place, size=size
             )
         return self.slices[operand, place]
 
@@ -316,12 +309,6 @@ def _sorted(waits: list[set[int]], place: Sequence[int]) -> list[int]:
     return order
 
 
-def _summed_in(dtype: Any) -> Any:
-    """In which type parts of a sum are added."""
-    small = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
-    return jnp.dtype(jnp.float32) if small else dtype
-
-
 def _same_type(one: Any, two: Any) -> bool:
     return (one.dtype, one.weak_type) == (two.dtype, two.weak_type)
 
@@ -331,43 +318,3 @@ def _some_scan() -> Any:
     """An eqn that stands for the loops that are made here: see `Eqn.raw`."""
     closed = jax.make_jaxpr(lambda x: lax.scan(lambda c, _: (c + 1, None), x, length=1))(0)
     return program_of_jaxpr(closed, "scan").eqns[0].raw
-
-
-def _empty(like: jax.ShapeDtypeStruct) -> jax.Array:
-    return _filled(like, Reduced.SUM)
-
-
-def _filled(like: jax.ShapeDtypeStruct, how: Reduced) -> jax.Array:
-    nothing = _nothing(like.dtype, how)
-    array = lax.full(like.shape, nothing, like.dtype, sharding=like.sharding)
-    return _compat.as_type(array, like)
-
-
-def _nothing(dtype: Any, how: Reduced) -> Any:
-    """What combines with any number to that number."""
-    if how in (Reduced.SUM, Reduced.OR):
-        return np.zeros((), dtype)[()]
-    if how is Reduced.AND:
-        return ~np.zeros((), dtype)
-    if jnp.issubdtype(dtype, jnp.floating):
-        return -np.inf if how is Reduced.MAX else np.inf
-    if jnp.issubdtype(dtype, jnp.bool_):
-        return how is Reduced.MIN
-    limits = np.iinfo(dtype)
-    return limits.min if how is Reduced.MAX else limits.max
-
-
-def _sliced(whole: jax.Array, start: jax.Array, dim: int, size: int) -> jax.Array:
-    return lax.dynamic_slice_in_dim(whole, start, size, dim)
-
-
-def _written(whole: jax.Array, part: jax.Array, start: jax.Array, dim: int) -> jax.Array:
-    return lax.dynamic_update_slice_in_dim(whole, part, start, dim)
-
-
-def _counted_from(counts: jax.Array, start: jax.Array) -> jax.Array:
-    return counts + lax.convert_element_type(start, counts.dtype)
-
-
-def _typed(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
-    return _compat.with_weak_type(array, like.dtype, bool(like.weak_type))
