@@ -22,7 +22,7 @@ from memjax import _compat
 from memjax.emit.plan import Plan
 from memjax.fitting.advice import explained
 from memjax.fitting.attempts import BudgetInfeasible
-from memjax.fitting.callable import check_alive, check_attached
+from memjax.fitting.checks import check_alive, check_attached
 from memjax.fitting.closed_loop import Loop
 from memjax.fitting.entry import Entry, Made, key_of, same_objects
 from memjax.fitting.methods import method_of, settings_of_method
@@ -218,7 +218,7 @@ class BudgetedStep:
         """The plain step, for calls that no program of ours can be: their budget, not ours."""
         return self._jit(objects.as_function(self._step, args, kwargs), kwargs)
 
-    def _jit(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+    def _jit(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> jax.stages.Wrapped:
         return jax.jit(
             function,
             static_argnums=self._statics.argnums or None,

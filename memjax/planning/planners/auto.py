@@ -16,46 +16,8 @@ In: a `Problem` and a budget. Out: a `Solution`, and the same one in every proce
    of the outcomes in rounds.
 5. Where the budget is still missed, `planners.mend` tries other ways.
 
-Tried, in per cent of overhead at 80 % of the peak for the published random layered graphs of
-100 and 250 nodes at fixed order, and at 40 % for a step of an 8-layer GPT of about 1,000 nodes
-(whose bound is 7.417):
-
-- the best gap first, from the plain schedule: stuck; stuck; 15.07;
-- the same with chains of recomputations, pruned: 5.54; stuck; -
-- rules, pruned: -; -; 7.89, and 7.86 after 400,000 changes of ruin and recreate;
-- the relaxation, rounded and pruned: -; -; 7.441;
-- the relaxation at up to 5 stages, rounded and pruned: 3.11; 4.47; -. Rounding what it holds
-  alone, not what it makes again too, asks for whole chains: over 100 % on 1,000 nodes;
-- the same as a whole-number program, by HiGHS: 20 s and more from 6 stages of 250 nodes on;
-- the relaxation at 4 stages again and again, each time on the schedule that the last one left:
-  4.3 at 250 nodes, 33 at 1,000 nodes, where adding one gap at a time comes to 13;
-- ruin and recreate with all starts: 2.296 (the optimum); 4.261. Each gap is ranked with what it
-  makes its inputs be held for: without that the search from the plain schedule is stuck at
-  1,000 nodes. Gaps tried on whole stages, not on the schedule: 4 times as many in the same time.
-
-On generated graphs of 1,000 nodes, seeds 0, 1 and 2, the lowering brings 10.65, 4.82 and 4.26 %
-at 80 % of the peak to 9.15, 4.60 and 4.06 %. At 70 % more turns come to 16.4, 18.4, 15.7, 24.3 and
-4.3 % at seeds 1 to 5, in up to 24 s; cuts after 16 turns come close to that in less than 20 s. Seed
-0 is met by luck, for 127 %: of ten other trials of such cuts with up to 1,200 tries one
-met it, and the others stopped at 71 to 75 %. Relaxations at 6 and 12 stages, spread over it,
-prove 7.7 and 15.5 % there. What else was tried there:
-
-- everything made again for each node in ascending order holds 98 % of the peak, in an
-  annealed order 86 %;
-- values evicted by cost over bytes and time to the next read, and made again when they are
-  read (Kirisame et al., *Dynamic tensor rematerialization*, 2021): does not end at 70 %;
-- a schedule that free order found, with the first runs made early that the fixed order
-  asks for: 1,400 % of overhead, and again above the budget;
-- minimum cuts with a price for each byte and stage, for the whole schedule in one go: they do
-  not see what recomputations hold themselves, and hardly any helps. One position at a time,
-  placed and judged, they do;
-- the relaxation at 12 stages, rounded: 95 % between the stages.
-
-Careful at 80 % it is 10.12, 4.50 and 4.19 %, so it is used where the bound says that much must be
-recomputed.
-
-Numba and OR-tools would be faster, but heavy to install; min-cut seeds are the relaxation at one
-stage. Not handled, but for a lowering: a node that runs twice within one stage.
+What else was tried is in `docs/planning.md`. Not handled, but for a lowering: a node that runs
+twice within one stage.
 """
 
 from __future__ import annotations

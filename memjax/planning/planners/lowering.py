@@ -18,24 +18,9 @@ turn gets past that by what is cheap to do for the whole schedule:
 The budget of a turn falls in equal steps from the peak to the budget, so that a turn begins
 close to a schedule that meets it.
 
-Tried on generated graphs of 1,000 nodes, seeds 0, 1 and 2, free order at 70 % of the peak; the
-overhead in per cent, or the peak where the budget was missed:
-
-- without 1: 73.1 %; 72.8 %; -;
-- without taking away what does not lower the excess, while the budget is missed: 8.9; 75 %; -;
-- as it is with heat 1, and a margin that does not change: 6.5; 71.3 %; 3.4. With more stages in
-  a cut 71.6 %; 5.4; 3.3. With twice the moves 73.2 %; 4.1; 3.4;
-- heat 3: 70.2 %; 3.3; 2.8. Heat 6: 72.1 %; 71.5 %; 2.9;
-- heat 3 and margins in turn, as it is: 8.4 or 72.2 %, 4.5 to 5.4, and 2.5 to 3.1 in several
-  trials: seed 0 is met in some alone.
-
-At fixed order, seeds 1 and 2: with cuts of 2 stages 72.5 % and 19.8; of 4 stages 18.1 and 19.3.
-Seed 4 stayed at 76 %. Slower, in 12 steps, it comes to 70.0 to 72.5 % at seeds 1, 2 and 4 and
-stops there: what an annealing has brought to the budget holds more again in stage form. A
-*careful* lowering therefore keeps such schedules where they are better, pruned as they are
-(`planners.copies`), and drops turns that do not help: all three are met. With free order it
-missed seed 1, and is not used there.
-Without a limit on the simplex method some cuts of 4 stages take minutes at seed 0.
+What an annealing has brought to the budget holds more again in stage form. A *careful* lowering
+therefore keeps such schedules where they are better, pruned as they are (`planners.copies`), and
+drops turns that do not help. What else was tried is in `docs/planning.md`.
 """
 
 from __future__ import annotations

@@ -16,18 +16,6 @@ annealed (`planners.orders`), and then the best schedule is *kicked*: a larger c
 made whatever it costs, and mended by further tries (Lourenço et al., *Iterated local search*,
 2003). `CutSearch.cheapen` takes recomputations that stand together away, and mends.
 
-From the plain schedule this meets 11.2 % of the peak on checkmate_resnet50 for a tenth of
-what schedules from the top cost, and 65 % on random_layered_250, which nothing else here does.
-
-Tried on a generated graph of 1,000 nodes (seed 0), from a schedule with an excess of half a
-budget, summed over positions, at 70 % of the peak:
-
-- cuts that free what the position is above the budget, or two to eight times that: 2 to 10 %
-  of the tries are better; that free anything: 20 %; with costs drawn over a wide range: 35 %;
-- prices for all positions that are near the budget, not for one: fewer;
-- all runs annealed after each cut: as good, and ten times as slow;
-- accepting what is a little worse, as annealing does: no better than kicks.
-
 Not handled: the order of first runs, which stays.
 """
 

@@ -18,21 +18,6 @@ runs is another than the problem's.
 Reordering for memory alone is NP-hard (Sethi, 1975); annealing over orders and recomputations
 at once is due to Li et al., *FastSA* (2023).
 
-Tried, on the published graphs of 100 and 250 nodes at 70 % of their peak:
-
-- only 1 and a full plan: 4.5 %; -
-- single random moves, 15,000 each from six starts: 2.20 and 1.26 %;
-- drawing among all positions of a node at once: 2.20 and 0.80 %, with six annealings, short
-  plans at each order, and up to 24 turns at the last budget alone. On generated graphs of 1,000
-  nodes that misses the budget or costs 8 %;
-- as it is, from one order: 2.14 and 0.87 %; from several: 2.14 and 0.57 %;
-- orders made greedily (least bytes next, or the nearest value to finish): peaks 5 to 20 %
-  above those of annealing.
-
-What order alone reaches on generated graphs of 1,000 nodes is 83 to 86 % of the peak; 300,000
-moves are no better than 64,000. A full plan by the default planner at such an order costs 3.6 %
-at seed 1 and misses 70 % at seed 0, which is not always met here either.
-
 Not handled: a bound for free order, beyond running every node once. Nodes that must run once
 keep their order among themselves.
 """

@@ -14,11 +14,6 @@ every node runs at most twice. The family has two parameters:
 2. `density`: values whose node costs more than this for each byte are kept. That is
    selective checkpointing (Korthikanti et al., 2022).
 
-The relaxation at the turn (`planners.relaxation`) says better than either which
-values to keep, as long as what is recomputed at once is small. On an 8-layer GPT, plans from
-it are within 0.05 points of the bound at 80, 60 and 40 % of the peak, where the best pruned
-rules are 0.2 to 0.7 points above.
-
 A rule is then pruned to the budget by the search, which starts closer to the optimum than
 adding recomputations to the plain schedule one by one does.
 """
