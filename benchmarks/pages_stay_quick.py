@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.planning_is_near_linear import coarse_of
+from benchmarks.planning_is_near_linear import priced_of
 from benchmarks.record import write_csv
 from memjax.demo.gpt import gpt_task
 from memjax.planning.planners import get_planner
@@ -37,12 +37,12 @@ def planned(layers: int) -> tuple[Shown, int]:
     """What the page shows of a plan for a GPT, and how many eqns the step has."""
     task = gpt_task(layers=layers, width=64, heads=2, tokens=32, batch=4, vocab=256)
     program = trace(task.step, (task.state, task.batch))
-    coarse = coarse_of(program)
-    order = coarse.problem.identity
-    plain = simulate(coarse.problem, order)
+    priced = priced_of(program)
+    order = priced.problem.identity
+    plain = simulate(priced.problem, order)
     budget_bytes = plain.peak_bytes // 2
-    solution = get_planner("auto").solve(coarse.problem, budget_bytes)
-    ledger = Ledger(coarse, ())
+    solution = get_planner("auto").solve(priced.problem, budget_bytes)
+    ledger = Ledger(priced, ())
     shown = Shown(
         name=program.name,
         summary=(("eqns", f"{len(program.eqns):,}"),),

@@ -28,7 +28,7 @@ from memjax.demo.gpt import gpt_task
 from memjax.planning.planners import get_planner
 from memjax.planning.simulate import simulate
 from memjax.pricing.backends import backend_of
-from memjax.pricing.coarsen import Coarse, coarsen
+from memjax.pricing.coarsen import PricedProgram, coarsen
 from memjax.pricing.cost import node_seconds
 from memjax.pricing.liveness import liveness
 from memjax.program.eqns import Program
@@ -39,7 +39,7 @@ from memjax.targets.figures import rates_of
 LAYERS = (2, 4, 8, 16, 32, 64, 96)
 
 
-def coarse_of(program: Program) -> Coarse:
+def priced_of(program: Program) -> PricedProgram:
     """The problem of a traced step on this machine's CPU."""
     graph = liveness(prepare(program))
     return coarsen(graph, node_seconds(graph, rates_of("cpu")), backend_of("cpu"))
@@ -51,9 +51,9 @@ def measure(layers: int) -> dict[str, Any]:
     start = time.perf_counter()
     program = trace(task.step, (task.state, task.batch))
     traced = time.perf_counter()
-    coarse = coarse_of(program)
+    priced = priced_of(program)
     coarsened = time.perf_counter()
-    problem = coarse.problem
+    problem = priced.problem
     plain = simulate(problem, problem.identity)
     budget_bytes = plain.peak_bytes // 2
     start_planning = time.perf_counter()

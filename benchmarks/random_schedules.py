@@ -20,7 +20,7 @@ from memjax.fitting.closed_loop import Loop
 from memjax.loops.decisions import Decisions, Inside, with_insides
 from memjax.loops.transform import transform
 from memjax.planning.simulate import simulate
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 from memjax.program.donation import without_shared_buffers
 from memjax.program.eqns import Program
 
@@ -29,16 +29,16 @@ INSIDE = 2
 """How deep bodies in bodies get schedules of their own."""
 
 
-def random_order(c: Chooser, coarse: Coarse, rarity: int = 4) -> tuple[int, ...]:
+def random_order(c: Chooser, priced: PricedProgram, rarity: int = 4) -> tuple[int, ...]:
     """A valid schedule: nodes that have run run again before one in `rarity` first runs."""
-    allowed = [i for i, node in enumerate(coarse.problem.nodes) if node.recomputable]
+    allowed = [i for i, node in enumerate(priced.problem.nodes) if node.recomputable]
     order: list[int] = []
-    for node in range(len(coarse.problem.nodes)):
+    for node in range(len(priced.problem.nodes)):
         known = [i for i in allowed if i < node]
         if known and one_in(c, rarity):
             order += sorted({c.pick(known) for _ in range(c.integer(1, MOST_AGAIN))})
         order.append(node)
-    simulate(coarse.problem, order)
+    simulate(priced.problem, order)
     return tuple(order)
 
 
@@ -54,13 +54,13 @@ def random_insides(
             if one_in(c, 2):
                 inner = random_insides(c, loop, body.program, depth - 1)
                 planned = with_insides(body.program, inner)
-                coarse = loop.pricer.body(eqn.nest, planned, keeps_order=True)
-                order = random_order(c, coarse)
+                priced = loop.pricer.body(eqn.nest, planned, keeps_order=True)
+                order = random_order(c, priced)
                 insides.append(Inside(index, number, Decisions((), inner, order)))
     return tuple(insides)
 
 
-def random_coarse(c: Chooser, loop: Loop) -> Coarse:
+def random_priced(c: Chooser, loop: Loop) -> PricedProgram:
     """The problem of the program that random decisions about loops make."""
     program = loop.prepared.graph.program
     if not loop.prepared.bodies:
@@ -75,10 +75,10 @@ def randomly_planned(
 ) -> Callable[..., Any]:
     """A step, a `BudgetedStep` for its settings, that runs random decisions."""
     loop, _ = loop_for(step, args, {})
-    coarse = random_coarse(c, loop)
-    order = random_order(c, coarse)
+    priced = random_priced(c, loop)
+    order = random_order(c, priced)
     for_memory = c.pick((True, False))
-    function = rewrite(coarse, order)
+    function = rewrite(priced, order)
     made = compile_step(function, loop.target, for_memory=for_memory, has_barriers=True)
 
     def planned(*args: Any) -> Any:

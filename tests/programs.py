@@ -11,7 +11,7 @@ import numpy as np
 from memjax.emit.rewrite import rewrite
 from memjax.pricing import cost
 from memjax.pricing.backends import BACKENDS, Backend
-from memjax.pricing.coarsen import Coarse, coarsen
+from memjax.pricing.coarsen import PricedProgram, coarsen
 from memjax.pricing.liveness import liveness
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
@@ -29,9 +29,9 @@ def primitives_of(program: Program) -> list[str]:
     return [eqn.primitive for eqn in program.eqns]
 
 
-def coarse_of(
+def priced_of(
     step: Any, *args: Any, prepared: bool = False, backend: Backend = PLAIN_BACKEND
-) -> Coarse:
+) -> PricedProgram:
     """The problem of a step, with FLOPs for seconds."""
     program = trace(step, args)
     if prepared:
@@ -40,21 +40,21 @@ def coarse_of(
     return coarsen(graph, [float(f) for f in cost.node_flops(graph)], backend)
 
 
-def coarse_of_program(program: Program) -> Coarse:
+def priced_of_program(program: Program) -> PricedProgram:
     graph = liveness(program)
     return coarsen(graph, [float(f) for f in cost.node_flops(graph)], PLAIN_BACKEND)
 
 
 def run_program(program: Program, *args: Any) -> list[np.ndarray]:
     """The flat results of a program, eqn after eqn, compiled as a whole."""
-    coarse = coarse_of_program(program)
+    priced = priced_of_program(program)
     flat = jax.tree_util.tree_leaves(args)
-    return [np.asarray(r) for r in jax.jit(rewrite(coarse, coarse.problem.identity))(*flat)]
+    return [np.asarray(r) for r in jax.jit(rewrite(priced, priced.problem.identity))(*flat)]
 
 
-def node_called(coarse: Coarse, primitive: str, number: int = 0) -> int:
+def node_called(priced: PricedProgram, primitive: str, number: int = 0) -> int:
     """The node of the `number`-th eqn of a primitive."""
-    names = [node.name for node in coarse.problem.nodes]
+    names = [node.name for node in priced.problem.nodes]
     return [i for i, name in enumerate(names) if name == primitive][number]
 
 

@@ -11,7 +11,7 @@ from memjax.pricing.cost import node_flops, node_seconds
 from memjax.pricing.liveness import liveness
 from memjax.program.trace import trace
 from memjax.targets.figures import DeviceRates
-from tests.programs import PLAIN_BACKEND, coarse_of, mlp, shape
+from tests.programs import PLAIN_BACKEND, mlp, priced_of, shape
 
 SQUARE = shape(16, 16)
 SIZE = 16 * 16 * 4
@@ -28,19 +28,19 @@ def test_drawn():
         y = x @ a
         return jnp.sum(jnp.sin(y * 2) @ y)
 
-    coarse = coarse_of(step, SQUARE, SQUARE)
-    nodes = coarse.problem.nodes
+    priced = priced_of(step, SQUARE, SQUARE)
+    nodes = priced.problem.nodes
     assert nodes == (
         Node(MATMUL, (), (0,), name="dot_general"),
         Node(256.0 + 10 * 256, (0,), (1,), name="sin"),
         Node(MATMUL, (1, 0), (2,), name="dot_general"),
         Node(256.0, (2,), (3,), recomputable=False, name="reduce_sum"),
     )
-    assert coarse.problem.value_bytes == (SIZE, SIZE, SIZE, 0)  # the result is base bytes
-    assert coarse.problem.outputs == (3,)
-    assert coarse.eqn_of_node == (0, 2, 3, 4)
-    assert coarse.node_of_eqn == {0: 0, 2: 1, 3: 2, 4: 3}
-    assert simulate(coarse.problem, coarse.problem.identity).bytes_at == (
+    assert priced.problem.value_bytes == (SIZE, SIZE, SIZE, 0)  # the result is base bytes
+    assert priced.problem.outputs == (3,)
+    assert priced.eqn_of_node == (0, 2, 3, 4)
+    assert priced.node_of_eqn == {0: 0, 2: 1, 3: 2, 4: 3}
+    assert simulate(priced.problem, priced.problem.identity).bytes_at == (
         SIZE,
         2 * SIZE,
         3 * SIZE,
@@ -51,10 +51,10 @@ def test_drawn():
 def test_base_bytes_and_scale():
     program = trace(lambda x, a: jnp.sum(x @ a), (SQUARE, SQUARE))
     graph = liveness(program)
-    coarse = coarsen(graph, [1.0] * len(program.eqns), PLAIN_BACKEND, base_bytes=100, scale=0.25)
-    assert coarse.problem.base_bytes == 100
-    assert coarse.problem.value_bytes == (SIZE // 4, 0)
-    assert [n.cost for n in coarse.problem.nodes] == [1.0, 1.0]
+    priced = coarsen(graph, [1.0] * len(program.eqns), PLAIN_BACKEND, base_bytes=100, scale=0.25)
+    assert priced.problem.base_bytes == 100
+    assert priced.problem.value_bytes == (SIZE // 4, 0)
+    assert [n.cost for n in priced.problem.nodes] == [1.0, 1.0]
 
 
 def test_effects_and_small_nodes_are_never_run_again():
@@ -64,9 +64,9 @@ def test_effects_and_small_nodes_are_never_run_again():
         total = jnp.cumsum(y[0, :4])  # 16 bytes, less than a part of the largest
         return jnp.sum(y * total[0])
 
-    coarse = coarse_of(step, shape(256, 256), shape(256, 256))
-    small = max(coarse.problem.value_bytes) * SMALL_FRACTION
-    recomputable = {n.name: n.recomputable for n in coarse.problem.nodes}
+    priced = priced_of(step, shape(256, 256), shape(256, 256))
+    small = max(priced.problem.value_bytes) * SMALL_FRACTION
+    recomputable = {n.name: n.recomputable for n in priced.problem.nodes}
     assert recomputable["dot_general"]
     assert not recomputable["cumsum"]
     assert not recomputable["debug_callback"]
@@ -78,7 +78,7 @@ def test_effects_with_large_results_are_never_run_again():
         y = io_callback(lambda x: x, SQUARE, x, ordered=True)
         return jnp.sum((y @ a) @ y)
 
-    recomputable = {n.name: n.recomputable for n in coarse_of(step, SQUARE, SQUARE).problem.nodes}
+    recomputable = {n.name: n.recomputable for n in priced_of(step, SQUARE, SQUARE).problem.nodes}
     assert not recomputable["io_callback"]
     assert recomputable["dot_general"]
 
@@ -89,8 +89,8 @@ def test_updates_in_place_name_their_target():
         y = y.at[i].add(1.0)
         return jnp.sum(jax.lax.dynamic_update_slice(y, a[:1], (0, 0)))
 
-    coarse = coarse_of(step, SQUARE, SQUARE, shape(dtype=jnp.int32))
-    by_name = {n.name: n for n in coarse.problem.nodes}
+    priced = priced_of(step, SQUARE, SQUARE, shape(dtype=jnp.int32))
+    by_name = {n.name: n for n in priced.problem.nodes}
     dot = by_name["dot_general"].outputs[0]
     assert by_name["scatter-add"].in_place == (dot,)
     assert by_name["dynamic_update_slice"].in_place == by_name["scatter-add"].outputs
@@ -99,25 +99,25 @@ def test_updates_in_place_name_their_target():
 
 def test_updates_of_arguments_are_not_in_place():
     """An argument is no value of the problem."""
-    coarse = coarse_of(lambda x, i: jnp.sum(x.at[i].add(1.0)), SQUARE, shape(dtype=jnp.int32))
-    assert {n.in_place for n in coarse.problem.nodes} == {()}
+    priced = priced_of(lambda x, i: jnp.sum(x.at[i].add(1.0)), SQUARE, shape(dtype=jnp.int32))
+    assert {n.in_place for n in priced.problem.nodes} == {()}
 
 
 def test_updates_are_what_only_results_need():
     """Each new parameter is one; the loss's own sum is another, of four bytes."""
     step, weights, x = mlp(width=16, batch=64, layers=2)
-    coarse = coarse_of(step, weights, x)
-    program = coarse.graph.program
-    updated = {program.eqns[coarse.eqn_of_node[n]].outputs[0]: b for n, b in coarse.updates.items()}
+    priced = priced_of(step, weights, x)
+    program = priced.graph.program
+    updated = {program.eqns[priced.eqn_of_node[n]].outputs[0]: b for n, b in priced.updates.items()}
     assert dict.fromkeys(program.results[:2], 1024).items() <= updated.items()
     assert set(updated) <= program.result_values
-    for node in coarse.updates:
+    for node in priced.updates:
         readers = {
-            coarse.node_of_eqn[r]
-            for v in program.eqns[coarse.eqn_of_node[node]].outputs
-            for r in coarse.graph.readers[v]
+            priced.node_of_eqn[r]
+            for v in program.eqns[priced.eqn_of_node[node]].outputs
+            for r in priced.graph.readers[v]
         }
-        assert readers <= coarse.updates.keys()
+        assert readers <= priced.updates.keys()
 
 
 def test_a_result_that_something_heavy_reads_is_no_update():
@@ -125,9 +125,9 @@ def test_a_result_that_something_heavy_reads_is_no_update():
         y = x @ a
         return y, jnp.sum(y @ a)
 
-    coarse = coarse_of(step, SQUARE, SQUARE)
-    assert 0 not in coarse.updates
-    assert len(coarse.problem.nodes) - 1 in coarse.updates
+    priced = priced_of(step, SQUARE, SQUARE)
+    assert 0 not in priced.updates
+    assert len(priced.problem.nodes) - 1 in priced.updates
 
 
 def test_nodes_cost_what_is_fused_into_them():

@@ -24,7 +24,7 @@ from memjax.pricing.holders import (
 )
 from memjax.pricing.idle import IdleGap, idle_gaps
 from memjax.pricing.residents import Resident
-from tests.programs import coarse_of, mlp, shape
+from tests.programs import mlp, priced_of, shape
 from tests.seen import BUDGET, ROOMY, analysis, report
 
 QUICK = AutoPlanner().quick()
@@ -68,10 +68,10 @@ def mlp_step():
     ids=["mlp", "scatter"],
 )
 def test_what_is_held_at_any_position_adds_up_to_its_bytes(step, args):
-    coarse = coarse_of(step, *args)
-    order = coarse.problem.identity
-    timeline = simulate(coarse.problem, order)
-    ledger = Ledger(coarse, ())
+    priced = priced_of(step, *args)
+    order = priced.problem.identity
+    timeline = simulate(priced.problem, order)
+    ledger = Ledger(priced, ())
     for position, count in enumerate(timeline.bytes_at):
         assert sum(h.bytes for h in ledger._at(timeline, order, position)) == count
 
@@ -102,18 +102,18 @@ def test_arguments_are_held_by_name_with_the_line_that_reads_them():
 
 
 def test_a_result_of_its_own_has_the_line_that_writes_it():
-    coarse = coarse_of(lambda x: {"y": jnp.sin(x)}, shape(16, 16))
-    program = coarse.graph.program
+    priced = priced_of(lambda x: {"y": jnp.sin(x)}, shape(16, 16))
+    program = priced.graph.program
     resident = Resident(program.results[0], "result['y']", 1024, is_argument=False)
-    (held,) = Ledger(coarse, (resident,)).throughout
+    (held,) = Ledger(priced, (resident,)).throughout
     assert (held.what, held.phase) == ("result result", "result")
     assert "test_holders.py" in held.source
 
 
 def test_phases_of_positions_name_what_runs_again():
-    coarse = coarse_of(*mlp_step()[:1], *mlp_step()[1])
-    order = (*coarse.problem.identity[:3], 1, *coarse.problem.identity[3:])
-    phases = Ledger(coarse, ()).phases(order)
+    priced = priced_of(*mlp_step()[:1], *mlp_step()[1])
+    order = (*priced.problem.identity[:3], 1, *priced.problem.identity[3:])
+    phases = Ledger(priced, ()).phases(order)
     assert phases[:4] == ("forward", "forward", "forward", "recompute")
     assert phases[-1] in ("optimizer", "forward")
 

@@ -141,16 +141,16 @@ def test_whatever_is_learnt_a_program_computes_the_same(seed):
         frozenset(v for v in values if chosen[v] == "free"),
     )
     loop = replace_program(loop_for(QUICK), program)
-    coarse = loop.coarsen(program, learnt=learnt)
-    problem = coarse.problem
+    priced = loop.coarsen(program, learnt=learnt)
+    problem = priced.problem
     again = [n for n in problem.identity if problem.nodes[n].recomputable][:4]
     last = problem.identity[-1]
     order = (*problem.identity[:-1], *again, last)
     simulate(problem, order)
-    assert any(part.barrier for part in segments(coarse, order))
+    assert any(part.barrier for part in segments(priced, order))
     expected = jax.tree.leaves(step(*arguments))
     flat = jax.tree.leaves(arguments)
-    for got, want in zip(rewrite(coarse, order)(*flat), expected, strict=True):
+    for got, want in zip(rewrite(priced, order)(*flat), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
 
 

@@ -29,7 +29,7 @@ from memjax.planning.problem import Solution
 from memjax.planning.simulate import InvalidPlan
 from memjax.pricing.liveness import Gap
 from memjax.program.trace import trace
-from tests.programs import coarse_of, shape
+from tests.programs import priced_of, shape
 
 SQUARE = shape(16, 16)
 
@@ -42,13 +42,13 @@ def three(x, a):
     return jnp.sum(jnp.exp(y @ a) @ y)
 
 
-def three_coarse():
-    return coarse_of(three, SQUARE, SQUARE)
+def three_priced():
+    return priced_of(three, SQUARE, SQUARE)
 
 
-def plan_for(coarse, order, **changes):
-    solution = Solution(tuple(order), "test", bound_cost=coarse.problem.total_cost)
-    plan = plan_of_solution(coarse, solution, budget_bytes=10_000, predicted_bytes=9_000)
+def plan_for(priced, order, **changes):
+    solution = Solution(tuple(order), "test", bound_cost=priced.problem.total_cost)
+    plan = plan_of_solution(priced, solution, budget_bytes=10_000, predicted_bytes=9_000)
     return replace(plan, **changes)
 
 
@@ -59,40 +59,40 @@ ORDER = (0, 1, 2, 3, 0, 1, 4, 5)
 
 
 def test_a_plan_names_eqns_and_turns_into_its_schedule_again():
-    coarse = three_coarse()
-    plan = plan_for(coarse, ORDER)
-    eqns = coarse.eqn_of_node
+    priced = three_priced()
+    plan = plan_for(priced, ORDER)
+    eqns = priced.eqn_of_node
     assert plan.recomputations == (Recomputation(before=eqns[4], eqns=(eqns[0], eqns[1])),)
-    assert plan.program == fingerprint(coarse.graph.program)
+    assert plan.program == fingerprint(priced.graph.program)
     assert (plan.budget_bytes, plan.predicted_bytes, plan.planner) == (10_000, 9_000, "test")
-    costs = [n.cost for n in coarse.problem.nodes]
+    costs = [n.cost for n in priced.problem.nodes]
     assert plan.overhead == pytest.approx((costs[0] + costs[1]) / sum(costs))
     assert plan.bound_overhead == 0.0
-    assert schedule_of_plan(coarse, plan) == ORDER
+    assert schedule_of_plan(priced, plan) == ORDER
 
 
 def test_an_empty_plan_is_the_identity():
-    coarse = three_coarse()
-    plan = plan_for(coarse, coarse.problem.identity)
+    priced = three_priced()
+    plan = plan_for(priced, priced.problem.identity)
     assert plan.recomputations == ()
     assert plan.overhead == 0.0
-    assert schedule_of_plan(coarse, plan) == coarse.problem.identity
+    assert schedule_of_plan(priced, plan) == priced.problem.identity
 
 
 def test_a_plan_for_the_same_program_traced_again():
-    plan = plan_for(three_coarse(), ORDER)
-    assert schedule_of_plan(three_coarse(), Plan.from_json(plan.to_json())) == ORDER
+    plan = plan_for(three_priced(), ORDER)
+    assert schedule_of_plan(three_priced(), Plan.from_json(plan.to_json())) == ORDER
 
 
 def test_no_bound_is_no_number():
-    coarse = three_coarse()
+    priced = three_priced()
     for bound in (None, float("inf")):
         solution = Solution(ORDER, "test", bound_cost=bound)
-        assert plan_of_solution(coarse, solution, 1, 1).bound_overhead is None
+        assert plan_of_solution(priced, solution, 1, 1).bound_overhead is None
 
 
 def test_a_plan_prints_what_it_does():
-    text = str(plan_for(three_coarse(), ORDER))
+    text = str(plan_for(three_priced(), ORDER))
     assert "'three'" in text
     assert "8.8 KiB predicted of 9.8 KiB" in text
     assert "2 eqns recomputed in 1 segments" in text
@@ -100,15 +100,15 @@ def test_a_plan_prints_what_it_does():
 
 
 def broken_plans():
-    coarse = three_coarse()
-    plan = plan_for(coarse, ORDER)
-    eqns = coarse.eqn_of_node
-    count = len(coarse.graph.program.eqns)
+    priced = three_priced()
+    plan = plan_for(priced, ORDER)
+    eqns = priced.eqn_of_node
+    count = len(priced.graph.program.eqns)
 
     def at(before, *again):
         return replace(plan, recomputations=(Recomputation(before, again),))
 
-    return coarse, {
+    return priced, {
         "an eqn past the end": at(eqns[4], count + 5),
         "a negative eqn": at(eqns[4], -1),
         "before an eqn past the end": at(count + 5, eqns[0]),
@@ -120,18 +120,18 @@ def broken_plans():
 
 @pytest.mark.parametrize("name", broken_plans()[1])
 def test_plans_that_cannot_be_carried_out(name):
-    coarse, plans = broken_plans()
+    priced, plans = broken_plans()
     with pytest.raises(InvalidPlan):
-        schedule_of_plan(coarse, plans[name])
+        schedule_of_plan(priced, plans[name])
 
 
 def test_a_free_eqn_is_no_place():
-    coarse = coarse_of(lambda x, a: jnp.sum((x @ a) * 2 + 1), SQUARE, SQUARE)
-    free = next(i for i in range(4) if i not in coarse.eqn_of_node)
-    plan = plan_for(coarse, coarse.problem.identity)
-    for wrong in (Recomputation(free, (0,)), Recomputation(coarse.eqn_of_node[-1], (free,))):
+    priced = priced_of(lambda x, a: jnp.sum((x @ a) * 2 + 1), SQUARE, SQUARE)
+    free = next(i for i in range(4) if i not in priced.eqn_of_node)
+    plan = plan_for(priced, priced.problem.identity)
+    for wrong in (Recomputation(free, (0,)), Recomputation(priced.eqn_of_node[-1], (free,))):
         with pytest.raises(InvalidPlan, match=f"eqn {free}"):
-            schedule_of_plan(coarse, replace(plan, recomputations=(wrong,)))
+            schedule_of_plan(priced, replace(plan, recomputations=(wrong,)))
 
 
 def test_effects_keep_their_order():
@@ -140,14 +140,14 @@ def test_effects_keep_their_order():
         jax.debug.callback(print, 2 * x, ordered=True)
         return x
 
-    coarse = coarse_of(step, SQUARE)
-    order = list(coarse.problem.identity)
-    first, second = (i for i, n in enumerate(coarse.problem.nodes) if "callback" in n.name)
+    priced = priced_of(step, SQUARE)
+    order = list(priced.problem.identity)
+    first, second = (i for i, n in enumerate(priced.problem.nodes) if "callback" in n.name)
     order.remove(first)
     order.append(first)
     assert order.index(second) < order.index(first)
     with pytest.raises(InvalidPlan, match="effects"):
-        plan_of_solution(coarse, Solution(tuple(order), "test"), 1, 1)
+        plan_of_solution(priced, Solution(tuple(order), "test"), 1, 1)
 
 
 # JSON
@@ -186,7 +186,7 @@ def test_json_round_trip(plan):
 
 
 def example():
-    return plan_for(three_coarse(), ORDER)
+    return plan_for(three_priced(), ORDER)
 
 
 def test_cut_off_anywhere():
@@ -258,7 +258,7 @@ def test_fields_of_another_type(field, value):
 def refusal(step, *types):
     """What is said when the plan of `three` is applied to another program."""
     with pytest.raises(InvalidPlan, match="made for another program") as caught:
-        schedule_of_plan(coarse_of(step, *types), example())
+        schedule_of_plan(priced_of(step, *types), example())
     return str(caught.value)
 
 
@@ -290,7 +290,7 @@ def test_another_count_of_eqns_is_named():
         return three(x, a) + 1
 
     text = refusal(longer, SQUARE, SQUARE)
-    mine = len(three_coarse().graph.program.eqns)
+    mine = len(three_priced().graph.program.eqns)
     assert f"has {mine} eqns, this one {mine + 1}" in text
 
 
@@ -311,18 +311,18 @@ def test_another_order_of_operands_is_noticed():
 
 
 def test_another_jax_version_explains_the_difference():
-    coarse = three_coarse()
+    priced = three_priced()
     plan = example()
     older = replace(plan.program, digest="0", jax_version="0.1.2")
     with pytest.raises(InvalidPlan, match=r"traced by jax 0\.1\.2, this one by"):
-        schedule_of_plan(coarse, replace(plan, program=older))
+        schedule_of_plan(priced, replace(plan, program=older))
 
 
 def test_another_jax_version_alone_is_no_difference():
-    coarse = three_coarse()
+    priced = three_priced()
     plan = example()
     program = replace(plan.program, jax_version="0.1.2")
-    assert schedule_of_plan(coarse, replace(plan, program=program)) == ORDER
+    assert schedule_of_plan(priced, replace(plan, program=program)) == ORDER
 
 
 SCRIPT = """
@@ -355,11 +355,11 @@ def test_fingerprints_are_the_same_in_every_process():
 
 def test_decisions_by_gap():
     """`y`, written by eqn 1, is read by eqns 2 and 4; `exp` and the rest have no gap."""
-    coarse = three_coarse()
-    y = coarse.graph.program.eqns[1].outputs[0]
+    priced = three_priced()
+    y = priced.graph.program.eqns[1].outputs[0]
     gap = Gap(y, 3, 4)
-    assert decisions(coarse, coarse.problem.identity) == {gap: "keep"}
-    assert decisions(coarse, ORDER) == {gap: "recompute"}
+    assert decisions(priced, priced.problem.identity) == {gap: "keep"}
+    assert decisions(priced, ORDER) == {gap: "recompute"}
 
 
 def test_decisions_are_for_the_gap_in_which_it_is_recomputed():
@@ -371,12 +371,12 @@ def test_decisions_are_for_the_gap_in_which_it_is_recomputed():
         y = x @ a
         return jnp.sum(y @ a @ a @ y @ a @ y)
 
-    coarse = coarse_of(step, SQUARE, SQUARE)
-    y = coarse.graph.program.eqns[0].outputs[0]
+    priced = priced_of(step, SQUARE, SQUARE)
+    y = priced.graph.program.eqns[0].outputs[0]
     first, second = Gap(y, 2, 3), Gap(y, 4, 5)
-    assert decisions(coarse, (0, 1, 2, 3, 4, 5, 6)) == {first: "keep", second: "keep"}
-    assert decisions(coarse, (0, 1, 2, 0, 3, 4, 5, 6)) == {first: "recompute", second: "keep"}
-    assert decisions(coarse, (0, 1, 2, 3, 4, 0, 5, 6)) == {first: "keep", second: "recompute"}
+    assert decisions(priced, (0, 1, 2, 3, 4, 5, 6)) == {first: "keep", second: "keep"}
+    assert decisions(priced, (0, 1, 2, 0, 3, 4, 5, 6)) == {first: "recompute", second: "keep"}
+    assert decisions(priced, (0, 1, 2, 3, 4, 0, 5, 6)) == {first: "keep", second: "recompute"}
 
 
 def test_results_and_arguments_have_no_decision():
@@ -384,6 +384,6 @@ def test_results_and_arguments_have_no_decision():
         y = x @ a
         return y, jnp.sum(a @ a @ a @ y)
 
-    coarse = coarse_of(step, SQUARE, SQUARE)
-    y = coarse.graph.program.results[0]
-    assert not any(gap.value == y for gap in decisions(coarse, coarse.problem.identity))
+    priced = priced_of(step, SQUARE, SQUARE)
+    y = priced.graph.program.results[0]
+    assert not any(gap.value == y for gap in decisions(priced, priced.problem.identity))

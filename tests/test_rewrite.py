@@ -20,11 +20,11 @@ from memjax.pricing.segments import Segment, emitted_order, segments
 from memjax.program.trace import trace
 from tests.programs import (
     CPU,
-    coarse_of,
-    coarse_of_program,
     matmul_chain,
     mlp,
     node_called,
+    priced_of,
+    priced_of_program,
     shape,
 )
 
@@ -36,9 +36,9 @@ def arrays_like(types: Any, seed: int = 0) -> list[np.ndarray]:
     return [rng.standard_normal(t.shape).astype(t.dtype) for t in jax.tree_util.tree_leaves(types)]
 
 
-def compiled(coarse: Any, order: Any, types: Any) -> Any:
+def compiled(priced: Any, order: Any, types: Any) -> Any:
     target = Target(CPU, tuple(types))
-    return compile_step(rewrite(coarse, order), target, for_memory=True, has_barriers=True)
+    return compile_step(rewrite(priced, order), target, for_memory=True, has_barriers=True)
 
 
 def inserted(order: tuple[int, ...], *, before: int, again: tuple[int, ...]) -> tuple[int, ...]:
@@ -64,17 +64,17 @@ STEPS = {
 def test_an_empty_plan_is_the_identity(name):
     """The same eqns: those of the flattened program, free ones where they are read."""
     step, types = STEPS[name]
-    coarse = coarse_of(step, *types)
-    function = rewrite(coarse, coarse.problem.identity)
+    priced = priced_of(step, *types)
+    function = rewrite(priced, priced.problem.identity)
     again = trace(function, types)
-    plain = coarse.graph.program
+    plain = priced.graph.program
     assert sorted(e.primitive for e in again.eqns) == sorted(e.primitive for e in plain.eqns)
     assert "optimization_barrier" not in {e.primitive for e in again.eqns}
     assert [again.avals[v] for v in again.result_values] == [
         plain.avals[v] for v in plain.result_values
     ]
-    nodes = {plain.eqns[i].primitive for i in coarse.eqn_of_node}
-    nodes -= {e.primitive for e in plain.eqns if not coarse.graph.is_node(e)}
+    nodes = {plain.eqns[i].primitive for i in priced.eqn_of_node}
+    nodes -= {e.primitive for e in plain.eqns if not priced.graph.is_node(e)}
     ours, theirs = ([e.primitive for e in p.eqns if e.primitive in nodes] for p in (again, plain))
     assert nodes
     assert ours == theirs
@@ -83,17 +83,17 @@ def test_an_empty_plan_is_the_identity(name):
 @pytest.mark.parametrize("name", STEPS)
 def test_an_empty_plan_has_the_same_results(name):
     step, types = STEPS[name]
-    coarse = coarse_of(step, *types)
+    priced = priced_of(step, *types)
     values = arrays_like(types)
-    ours = jax.jit(rewrite(coarse, coarse.problem.identity))(*values)
+    ours = jax.jit(rewrite(priced, priced.problem.identity))(*values)
     for one, other in zip(ours, jax.tree_util.tree_leaves(jax.jit(step)(*values)), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_empty_plan_has_one_segment():
-    coarse = coarse_of(matmul_chain, SQUARE, SQUARE, SQUARE)
-    order = coarse.problem.identity
-    assert segments(coarse, order) == (Segment(order, recomputed=False),)
+    priced = priced_of(matmul_chain, SQUARE, SQUARE, SQUARE)
+    order = priced.problem.identity
+    assert segments(priced, order) == (Segment(order, recomputed=False),)
 
 
 # One recomputation, drawn
@@ -110,14 +110,14 @@ def three(x, a, b):
 
 def test_one_recomputation():
     """Fences stand beside the recomputation: in so small a program all is near the peak."""
-    coarse = coarse_of(three, SQUARE, SQUARE, SQUARE)
-    program = coarse.graph.program
+    priced = priced_of(three, SQUARE, SQUARE, SQUARE)
+    program = priced.graph.program
     assert [
-        n.name for n in coarse.problem.nodes
+        n.name for n in priced.problem.nodes
     ] == "dot_general sin dot_general exp dot_general".split()
     x, a, _ = program.arguments
-    first, _, _, z, _ = (program.eqns[e].outputs[0] for e in coarse.eqn_of_node)
-    parts = [p for p in segments(coarse, (0, 1, 2, 3, 0, 1, 4)) if p.nodes]
+    first, _, _, z, _ = (program.eqns[e].outputs[0] for e in priced.eqn_of_node)
+    parts = [p for p in segments(priced, (0, 1, 2, 3, 0, 1, 4)) if p.nodes]
     assert parts[:3] == [
         Segment((0, 1, 2, 3), recomputed=False),
         Segment((0,), recomputed=True, barrier=(z, x, a)),
@@ -128,9 +128,9 @@ def test_one_recomputation():
 
 def test_xla_keeps_the_recomputation():
     types = [shape(64, 64)] * 3
-    coarse = coarse_of(three, *types)
-    plain = compiled(coarse, coarse.problem.identity, types)
-    again = compiled(coarse, (0, 1, 2, 3, 0, 1, 4), types)
+    priced = priced_of(three, *types)
+    plain = compiled(priced, priced.problem.identity, types)
+    again = compiled(priced, (0, 1, 2, 3, 0, 1, 4), types)
     assert plain.measured.flops >= 3 * 2 * 64**3
     assert again.measured.flops >= plain.measured.flops + 2 * 64**3
 
@@ -195,21 +195,21 @@ def step_of(recipe: tuple[list[tuple[Any, ...]], list[int]]) -> Any:
     return step
 
 
-def random_order(coarse: Any, draw: Any, most: int = 3) -> tuple[int, ...]:
+def random_order(priced: Any, draw: Any, most: int = 3) -> tuple[int, ...]:
     """A valid schedule: recomputable nodes that have run, ascending, before some first runs.
 
     Draws in which nothing runs again are left out.
     """
     order: list[int] = []
-    allowed = [i for i, node in enumerate(coarse.problem.nodes) if node.recomputable]
-    for node in range(len(coarse.problem.nodes)):
+    allowed = [i for i, node in enumerate(priced.problem.nodes) if node.recomputable]
+    for node in range(len(priced.problem.nodes)):
         known = [i for i in allowed if i < node]
         if known and draw(st.booleans()):
             again = draw(st.lists(st.sampled_from(known), max_size=most, unique=True))
             order += sorted(again)
         order.append(node)
-    assume(len(order) > len(coarse.problem.nodes))
-    simulate(coarse.problem, order)
+    assume(len(order) > len(priced.problem.nodes))
+    simulate(priced.problem, order)
     return tuple(order)
 
 
@@ -218,11 +218,11 @@ def random_order(coarse: Any, draw: Any, most: int = 3) -> tuple[int, ...]:
 def test_random_schedules_compute_the_same(recipe, data):
     types = (shape(8, 8), shape(8, 8))
     step = step_of(recipe)
-    coarse = coarse_of(step, *types, prepared=data.draw(st.booleans()))
-    order = random_order(coarse, data.draw)
+    priced = priced_of(step, *types, prepared=data.draw(st.booleans()))
+    order = random_order(priced, data.draw)
     values = arrays_like(types, seed=1)
     expected = jax.jit(step)(*values)
-    ours = compiled(coarse, order, types).compiled(*values)
+    ours = compiled(priced, order, types).compiled(*values)
     for one, other in zip(ours, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
 
@@ -230,13 +230,13 @@ def test_random_schedules_compute_the_same(recipe, data):
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(recipes(), st.data())
 def test_segments_carry_out_the_schedule(recipe, data):
-    coarse = coarse_of(step_of(recipe), shape(8, 8), shape(8, 8))
-    order = random_order(coarse, data.draw)
-    parts = segments(coarse, order)
+    priced = priced_of(step_of(recipe), shape(8, 8), shape(8, 8))
+    order = random_order(priced, data.draw)
+    parts = segments(priced, order)
     emitted = emitted_order(parts)
-    simulate(coarse.problem, emitted)  # valid
+    simulate(priced.problem, emitted)  # valid
     assert sorted(emitted) == sorted(order)
-    settled = coarse.updates.keys()  # these alone may move
+    settled = priced.updates.keys()  # these alone may move
     assert [n for n in emitted if n not in settled] == [n for n in order if n not in settled]
     for node in settled:
         assert emitted.index(node) >= [n for n in order if n not in settled or n == node].index(
@@ -248,9 +248,9 @@ def test_segments_carry_out_the_schedule(recipe, data):
 @given(recipes(), st.data())
 def test_barriers_hold_what_they_should(recipe, data):
     """No free values; for each recomputed segment, a live value made since the barrier before."""
-    coarse = coarse_of(step_of(recipe), shape(8, 8), shape(8, 8))
-    program, graph = coarse.graph.program, coarse.graph
-    parts = segments(coarse, random_order(coarse, data.draw))
+    priced = priced_of(step_of(recipe), shape(8, 8), shape(8, 8))
+    program, graph = priced.graph.program, priced.graph
+    parts = segments(priced, random_order(priced, data.draw))
     held = set(program.arguments)
     fresh: set[int] = set()
     for number, part in enumerate(parts):
@@ -259,43 +259,43 @@ def test_barriers_hold_what_they_should(recipe, data):
         assert set(part.barrier) <= held
         if part.recomputed:
             assert part.barrier
-            assert set(part.barrier) & fresh or not later_reads(coarse, parts, number) & fresh
+            assert set(part.barrier) & fresh or not later_reads(priced, parts, number) & fresh
         fresh = set() if part.barrier else fresh
         for node in part.nodes:
-            outputs = program.eqns[coarse.eqn_of_node[node]].outputs
+            outputs = program.eqns[priced.eqn_of_node[node]].outputs
             held.update(outputs)
             fresh.update(outputs)
 
 
-def later_reads(coarse: Any, parts: Any, number: int) -> set[int]:
+def later_reads(priced: Any, parts: Any, number: int) -> set[int]:
     """Values that some node from segment `number` on reads before it is written again."""
     reads: set[int] = set()
     written: set[int] = set()
     for part in parts[number:]:
         for node in part.nodes:
-            eqn = coarse.eqn_of_node[node]
-            reads |= set(coarse.graph.stored_reads[eqn]) - written
-            written |= set(coarse.graph.program.eqns[eqn].outputs)
-    return reads | (coarse.graph.program.result_values - written)
+            eqn = priced.eqn_of_node[node]
+            reads |= set(priced.graph.stored_reads[eqn]) - written
+            written |= set(priced.graph.program.eqns[eqn].outputs)
+    return reads | (priced.graph.program.result_values - written)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_whole_train_steps_with_random_recomputations(seed):
     step, weights, x = mlp(width=16, batch=64)
     types = [shape(*a.shape) for a in (*weights, x)]
-    coarse = coarse_of(lambda *flat: step(list(flat[:-1]), flat[-1]), *types, prepared=True)
+    priced = priced_of(lambda *flat: step(list(flat[:-1]), flat[-1]), *types, prepared=True)
     rng = np.random.default_rng(seed)
-    count = len(coarse.problem.nodes)
-    allowed = [i for i, n in enumerate(coarse.problem.nodes) if n.recomputable]
+    count = len(priced.problem.nodes)
+    allowed = [i for i, n in enumerate(priced.problem.nodes) if n.recomputable]
     order: list[int] = []
     for node in range(count):
         known = [i for i in allowed if i < node]
         if known and rng.random() < 0.3:
             order += sorted(rng.choice(known, size=min(3, len(known)), replace=False).tolist())
         order.append(node)
-    planned = compiled(coarse, order, types)
-    plain = compiled(coarse, coarse.problem.identity, types)
-    again = [coarse.problem.nodes[n] for n in set(order)]
+    planned = compiled(priced, order, types)
+    plain = compiled(priced, priced.problem.identity, types)
+    again = [priced.problem.nodes[n] for n in set(order)]
     assert len(order) > count
     matmuls = sum(n.cost for n in again if n.name == "dot_general")
     assert matmuls
@@ -307,15 +307,15 @@ def test_compiled_flops_have_every_recomputed_matmul():
     """Each matmul of the forward pass is run again before the backward pass."""
     step, weights, x = mlp(width=32, batch=64)
     types = [shape(*a.shape) for a in (*weights, x)]
-    coarse = coarse_of(lambda *flat: step(list(flat[:-1]), flat[-1]), *types)
-    names = [node.name for node in coarse.problem.nodes]
+    priced = priced_of(lambda *flat: step(list(flat[:-1]), flat[-1]), *types)
+    names = [node.name for node in priced.problem.nodes]
     turn = names.index("reduce_sum")
-    forward = tuple(i for i in range(turn) if coarse.problem.nodes[i].recomputable)
-    order = inserted(coarse.problem.identity, before=turn + 1, again=forward)
+    forward = tuple(i for i in range(turn) if priced.problem.nodes[i].recomputable)
+    order = inserted(priced.problem.identity, before=turn + 1, again=forward)
     matmuls = sum(names[i] == "dot_general" for i in forward)
     assert matmuls == len(weights)
-    planned = compiled(coarse, order, types).measured.flops
-    plain = compiled(coarse, coarse.problem.identity, types).measured.flops
+    planned = compiled(priced, order, types).measured.flops
+    plain = compiled(priced, priced.problem.identity, types).measured.flops
     assert planned >= plain + matmuls * 2 * 64 * 32**2
 
 
@@ -328,9 +328,9 @@ def test_long_chains_of_free_eqns():
             x = x * 1.01 + 0.1
         return jnp.sum(x)
 
-    coarse = coarse_of(step, shape(1000))
-    assert len(coarse.problem.nodes) == 1
-    (result,) = jax.eval_shape(rewrite(coarse, (0,)), shape(1000))
+    priced = priced_of(step, shape(1000))
+    assert len(priced.problem.nodes) == 1
+    (result,) = jax.eval_shape(rewrite(priced, (0,)), shape(1000))
     assert result.shape == ()
 
 
@@ -342,12 +342,12 @@ def test_free_values_are_made_anew_behind_a_barrier():
         y = jnp.sin(x @ a)
         return jnp.exp((y * wide) @ a) @ (y * wide)
 
-    coarse = coarse_of(step, SQUARE, SQUARE, shape(16))
-    dot, sin = node_called(coarse, "dot_general"), node_called(coarse, "sin")
+    priced = priced_of(step, SQUARE, SQUARE, shape(16))
+    dot, sin = node_called(priced, "dot_general"), node_called(priced, "sin")
     order = inserted(
-        coarse.problem.identity, before=node_called(coarse, "mul", 1), again=(dot, sin)
+        priced.problem.identity, before=node_called(priced, "mul", 1), again=(dot, sin)
     )
-    again = trace(rewrite(coarse, order), (SQUARE, SQUARE, shape(16)))
+    again = trace(rewrite(priced, order), (SQUARE, SQUARE, shape(16)))
     names = [e.primitive for e in again.eqns]
     barriers = [e for e in again.eqns if e.primitive == "optimization_barrier"]
     assert barriers
@@ -371,9 +371,9 @@ def test_names_and_source_lines_survive_into_the_lowered_text():
             return jnp.exp(y @ a) @ y
 
     types = (SQUARE, SQUARE)
-    coarse = coarse_of(step, *types)
-    order = inserted(coarse.problem.identity, before=4, again=(0, 1))
-    function = rewrite(coarse, order)
+    priced = priced_of(step, *types)
+    order = inserted(priced.problem.identity, before=4, again=(0, 1))
+    function = rewrite(priced, order)
     assert function.__name__ == "step"
     text = jax.jit(function).lower(*types).as_text(debug_info=True)
     assert re.search(r"jit\(step\)/[^\"]*block/(eqn\.\d+/)?dot_general", text)
@@ -401,15 +401,15 @@ def test_effects_run_once_and_in_order():
         jax.debug.callback(note("third"), x[0, 2], ordered=True)
         return z @ y
 
-    coarse = coarse_of(step, SQUARE, SQUARE)
-    nodes = coarse.problem.nodes
+    priced = priced_of(step, SQUARE, SQUARE)
+    nodes = priced.problem.nodes
     effects = [i for i, node in enumerate(nodes) if "callback" in node.name]
     assert len(effects) == 3
     assert not any(nodes[i].recomputable for i in effects)
     again = tuple(i for i, node in enumerate(nodes[:-1]) if node.recomputable)
-    order = inserted(coarse.problem.identity, before=len(nodes) - 1, again=again)
+    order = inserted(priced.problem.identity, before=len(nodes) - 1, again=again)
     x = jnp.arange(256.0).reshape(16, 16)
-    compiled(coarse, order, (SQUARE, SQUARE)).compiled(x, jnp.eye(16))
+    compiled(priced, order, (SQUARE, SQUARE)).compiled(x, jnp.eye(16))
     jax.effects_barrier()
     assert seen == ["first 0", "second 1", "third 2"]
 
@@ -425,13 +425,13 @@ def test_results_of_callbacks_are_kept():
         y = io_callback(host, SQUARE, x, ordered=True)
         return jnp.exp(jnp.sin(y @ a) @ a) @ y
 
-    coarse = coarse_of(step, SQUARE, SQUARE)
-    names = [n.name for n in coarse.problem.nodes]
+    priced = priced_of(step, SQUARE, SQUARE)
+    names = [n.name for n in priced.problem.nodes]
     order = inserted(
-        coarse.problem.identity, before=len(names) - 1, again=(names.index("dot_general"),)
+        priced.problem.identity, before=len(names) - 1, again=(names.index("dot_general"),)
     )
     x, a = arrays_like((SQUARE, SQUARE))
-    result = compiled(coarse, order, (SQUARE, SQUARE)).compiled(x, a)
+    result = compiled(priced, order, (SQUARE, SQUARE)).compiled(x, a)
     jax.block_until_ready(result)
     assert len(calls) == 1
     expected = np.exp(np.sin(2 * x @ a) @ a) @ (2 * x)
@@ -451,13 +451,13 @@ def test_random_bits_are_the_same_when_recomputed(typed):
     make = jax.random.key if typed else jax.random.PRNGKey
     x, a = arrays_like((SQUARE, SQUARE))
     args = (make(3), x, a)
-    coarse = coarse_of(step, *args)
-    nodes = coarse.problem.nodes
+    priced = priced_of(step, *args)
+    nodes = priced.problem.nodes
     again = tuple(i for i in range(len(nodes) - 1) if nodes[i].recomputable)
-    order = inserted(coarse.problem.identity, before=len(nodes) - 1, again=again)
+    order = inserted(priced.problem.identity, before=len(nodes) - 1, again=again)
     assert any("random" in nodes[i].name or "threefry" in nodes[i].name for i in again)
     types = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in args]
-    (result,) = compiled(coarse, order, types).compiled(*args)
+    (result,) = compiled(priced, order, types).compiled(*args)
     np.testing.assert_allclose(result, jax.jit(step)(*args), rtol=1e-5)
 
 
@@ -471,9 +471,9 @@ def test_captured_arrays_pass_through_barriers():
         y = jnp.sin(x @ table)
         return jnp.exp(y @ table) @ y
 
-    coarse = coarse_of(step, SQUARE)
+    priced = priced_of(step, SQUARE)
     x = arrays_like(SQUARE, seed=2)[0]
-    (result,) = compiled(coarse, (0, 1, 2, 3, 0, 1, 4), (SQUARE,)).compiled(x)
+    (result,) = compiled(priced, (0, 1, 2, 3, 0, 1, 4), (SQUARE,)).compiled(x)
     np.testing.assert_allclose(result, jax.jit(step)(x), rtol=1e-4)
 
 
@@ -489,11 +489,11 @@ def test_loops_branches_and_checkpoints_are_recomputed_whole():
         return jnp.sum(step(x, a))
 
     program = trace(loss, (SQUARE, SQUARE))
-    coarse = coarse_of_program(program)
-    nodes = coarse.problem.nodes
+    priced = priced_of_program(program)
+    nodes = priced.problem.nodes
     again = tuple(i for i in range(len(nodes) - 1) if nodes[i].recomputable)
     assert {"scan", "cond"} <= {nodes[i].name for i in again}
-    order = inserted(coarse.problem.identity, before=len(nodes) - 1, again=again)
+    order = inserted(priced.problem.identity, before=len(nodes) - 1, again=again)
     x, a = arrays_like((SQUARE, SQUARE))
-    (result,) = compiled(coarse, order, (SQUARE, SQUARE)).compiled(x, a)
+    (result,) = compiled(priced, order, (SQUARE, SQUARE)).compiled(x, a)
     np.testing.assert_allclose(result, jax.jit(loss)(x, a), rtol=1e-4)

@@ -11,7 +11,7 @@ from benchmarks.random_layers import Dice
 from benchmarks.random_steps import draw_step
 from memjax import _compat
 from memjax.pricing.attribution import module_of_op_name, module_path
-from memjax.pricing.nests import look_inside
+from memjax.pricing.nests import with_bodies
 from memjax.program.prepare import prepare
 from memjax.program.tags import is_tag, path_of, plain_name, tag_of
 from memjax.program.trace import trace
@@ -69,7 +69,7 @@ def all_paths(program, outer=()):
 
 @pytest.mark.parametrize("step", [nested, looped])
 def test_every_eqn_has_a_path_of_its_own(step):
-    paths = list(all_paths(look_inside(trace(step, (shape(8, 8),)))))
+    paths = list(all_paths(with_bodies(trace(step, (shape(8, 8),)))))
     assert all(paths)
     assert len(set(paths)) == len(paths)
 

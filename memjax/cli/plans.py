@@ -101,4 +101,4 @@ def _program_of(call: StepCall, plan: Any) -> Program:
 
     with working("tracing"):
         loop, _ = loop_for(call.step, call.args, call.kwargs)
-        return loop.coarse_of(plan).graph.program
+        return loop.priced_of(plan).graph.program

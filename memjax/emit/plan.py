@@ -1,6 +1,6 @@
 """A plan: what is recomputed where, in terms of a program's own eqns.
 
-In: a `Solution` and the `Coarse` problem that it solves. Out: a `Plan`, which compares, is saved
+In: a `Solution` and the `PricedProgram` that it solves. Out: a `Plan`, which compares, is saved
 as JSON, and turns into a schedule again for the same program.
 
 A plan belongs to one program. It carries that program's `Fingerprint`, and refuses any
@@ -25,7 +25,7 @@ from memjax.loops.decisions import Decisions, Inside
 from memjax.loops.transform import LoopPlan
 from memjax.planning.problem import Solution
 from memjax.planning.simulate import InvalidPlan, simulate
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 from memjax.pricing.learnt import NOTHING, Learnt
 from memjax.pricing.liveness import Gap
 from memjax.pricing.segments import fences_of
@@ -214,19 +214,19 @@ def _plan_of(content: dict[str, Any]) -> Plan:
 
 
 def plan_of_solution(
-    coarse: Coarse,
+    priced: PricedProgram,
     solution: Solution,
     budget_bytes: int,
     predicted_bytes: int,
     decisions: Decisions | None = None,
-    plain: Coarse | None = None,
+    plain: PricedProgram | None = None,
     learnt: Learnt = NOTHING,
     splits: tuple[Split, ...] = (),
 ) -> Plan:
     """Name a solution's decisions by the program's eqns.
 
     Args:
-        coarse: the problem that was solved.
+        priced: the problem that was solved.
         solution: what the planner says.
         budget_bytes: what it was made for.
         predicted_bytes: the peak of the schedule as it is emitted.
@@ -238,8 +238,8 @@ def plan_of_solution(
     Raises:
         InvalidPlan: the solution is no valid schedule, or changes the order of effects.
     """
-    timeline = simulate(coarse.problem, solution)
-    plain = plain or coarse
+    timeline = simulate(priced.problem, solution)
+    plain = plain or priced
     plain_seconds = plain.problem.total_cost
     overhead = timeline.cost / plain_seconds - 1 if plain_seconds else 0.0
     bound = None
@@ -252,9 +252,9 @@ def plan_of_solution(
         program=fingerprint(plain.graph.program),
         budget_bytes=budget_bytes,
         predicted_bytes=predicted_bytes,
-        recomputations=_recomputations(coarse, solution.order),
-        first_runs=_first_runs(coarse, solution.order),
-        fences=fences_of(coarse, solution.order),
+        recomputations=_recomputations(priced, solution.order),
+        first_runs=_first_runs(priced, solution.order),
+        fences=fences_of(priced, solution.order),
         overhead=overhead,
         bound_overhead=bound,
         planner=solution.planner,
@@ -266,22 +266,22 @@ def plan_of_solution(
     )
 
 
-def _first_runs(coarse: Coarse, order: Sequence[int]) -> tuple[int, ...]:
+def _first_runs(priced: PricedProgram, order: Sequence[int]) -> tuple[int, ...]:
     """Eqns in the order of their first runs; empty where that is the program's."""
-    eqns = tuple(coarse.eqn_of_node[node] for node in dict.fromkeys(order))
-    program = coarse.graph.program
+    eqns = tuple(priced.eqn_of_node[node] for node in dict.fromkeys(order))
+    program = priced.graph.program
     effects = [e for e in eqns if program.eqns[e].has_effects]
     if effects != sorted(effects):
         raise InvalidPlan(f"eqn {effects[0]} has effects, which must keep their order")
-    return () if eqns == coarse.eqn_of_node else eqns
+    return () if eqns == priced.eqn_of_node else eqns
 
 
-def _recomputations(coarse: Coarse, order: Sequence[int]) -> tuple[Recomputation, ...]:
+def _recomputations(priced: PricedProgram, order: Sequence[int]) -> tuple[Recomputation, ...]:
     result = []
     pending: list[int] = []
     seen: set[int] = set()
     for node in order:
-        eqn = coarse.eqn_of_node[node]
+        eqn = priced.eqn_of_node[node]
         if node in seen:
             pending.append(eqn)
         elif pending:
@@ -291,20 +291,20 @@ def _recomputations(coarse: Coarse, order: Sequence[int]) -> tuple[Recomputation
     return tuple(result)
 
 
-def schedule_of_plan(coarse: Coarse, plan: Plan) -> tuple[int, ...]:
+def schedule_of_plan(priced: PricedProgram, plan: Plan) -> tuple[int, ...]:
     """The schedule of a plan, as node indices.
 
     Args:
-        coarse: the problem of the program that the plan's decisions about loops make.
+        priced: the problem of the program that the plan's decisions about loops make.
         plan: for the same program.
 
     Raises:
         InvalidPlan: the plan is for another program, or names eqns that cannot run there.
     """
     if not plan.changes_program:
-        check_program(plan, coarse.graph.program)
+        check_program(plan, priced.graph.program)
     before = {r.before: r.eqns for r in plan.recomputations}
-    first_runs = plan.first_runs or coarse.eqn_of_node
+    first_runs = plan.first_runs or priced.eqn_of_node
     lost = sorted(before.keys() - set(first_runs))
     if lost or len(before) < len(plan.recomputations):
         which = f"before eqn {lost[0]}, which stores nothing" if lost else "twice before one eqn"
@@ -313,16 +313,16 @@ def schedule_of_plan(coarse: Coarse, plan: Plan) -> tuple[int, ...]:
     for eqn in first_runs:
         eqns += [*before.get(eqn, ()), eqn]
     for eqn in eqns:
-        if eqn not in coarse.node_of_eqn:
+        if eqn not in priced.node_of_eqn:
             raise InvalidPlan(f"the plan runs eqn {eqn}, which stores nothing")
-    order = tuple(coarse.node_of_eqn[eqn] for eqn in eqns)
+    order = tuple(priced.node_of_eqn[eqn] for eqn in eqns)
     if any(position >= len(order) for position in plan.fences):
         raise InvalidPlan(f"the plan has a fence at {max(plan.fences)} of {len(order)} runs")
-    simulate(coarse.problem, order)
+    simulate(priced.problem, order)
     return order
 
 
-def decisions(coarse: Coarse, order: Sequence[int]) -> dict[Gap, str]:
+def decisions(priced: PricedProgram, order: Sequence[int]) -> dict[Gap, str]:
     """What a schedule does in each idle gap: `"keep"` or `"recompute"`.
 
     Gaps of values that take no bytes of the problem (arguments, results) are left out.
@@ -335,13 +335,13 @@ def decisions(coarse: Coarse, order: Sequence[int]) -> dict[Gap, str]:
         place.setdefault(node, position)
     result = {}
     end = len(order)
-    for value, program_value in enumerate(coarse.value_of):
-        if not coarse.problem.value_bytes[value]:
+    for value, program_value in enumerate(priced.value_of):
+        if not priced.problem.value_bytes[value]:
             continue
-        runs = again.get(coarse.problem.producer[value], [])
-        for gap in coarse.graph.gaps(program_value):
-            start = place[coarse.node_of_eqn[gap.start - 1]]
-            stop_node = coarse.node_of_eqn.get(gap.stop)
+        runs = again.get(priced.problem.producer[value], [])
+        for gap in priced.graph.gaps(program_value):
+            start = place[priced.node_of_eqn[gap.start - 1]]
+            stop_node = priced.node_of_eqn.get(gap.stop)
             stop = end if stop_node is None else place[stop_node]
             rerun = any(start < position < stop for position in runs)
             result[gap] = "recompute" if rerun else "keep"

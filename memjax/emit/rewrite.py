@@ -1,6 +1,6 @@
 """Write the program that a schedule asks for, by re-tracing it under a fresh `jax.jit`.
 
-In: a `Coarse` problem and a schedule. Out: a function of the flat arguments that binds eqn
+In: a `PricedProgram` and a schedule. Out: a function of the flat arguments that binds eqn
 after eqn, with names and source lines of the original.
 
 Before each segment stands its barrier (see `memjax.pricing.segments`). Free values are computed
@@ -15,28 +15,28 @@ from typing import Any
 
 from memjax import _compat
 from memjax.emit.bodies import emit
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 from memjax.pricing.cost import free_closure
 from memjax.pricing.segments import Segment, segments
 from memjax.program.eqns import Constant, Eqn
 
 
 def rewrite(
-    coarse: Coarse, order: Sequence[int], fences: Collection[int] | None = None
+    priced: PricedProgram, order: Sequence[int], fences: Collection[int] | None = None
 ) -> Callable[..., list[Any]]:
     """The function of the flat arguments that runs a schedule; it returns the flat results.
 
     Args:
-        coarse: the problem.
+        priced: the problem.
         order: nodes in the order they run.
         fences: see `memjax.pricing.segments`.
     """
-    parts = segments(coarse, order, fences)
+    parts = segments(priced, order, fences)
 
     def planned(*arguments: Any) -> list[Any]:
-        return _Interpreter(coarse).run(parts, arguments)
+        return _Interpreter(priced).run(parts, arguments)
 
-    planned.__name__ = planned.__qualname__ = coarse.graph.program.name
+    planned.__name__ = planned.__qualname__ = priced.graph.program.name
     return planned
 
 
@@ -44,12 +44,12 @@ def rewrite(
 class _Interpreter:
     """Binds eqns under JAX's trace. `stored` and `free` are the newest copies by value id."""
 
-    coarse: Coarse
+    priced: PricedProgram
     stored: dict[int, Any] = field(default_factory=dict)
     free: dict[int, Any] = field(default_factory=dict)
 
     def run(self, parts: Sequence[Segment], arguments: Sequence[Any]) -> list[Any]:
-        program = self.coarse.graph.program
+        program = self.priced.graph.program
         self.stored.update(zip(program.arguments, arguments, strict=True))
         self.stored.update(program.constants)
         for part in parts:
@@ -65,7 +65,7 @@ class _Interpreter:
         self.free.clear()
 
     def run_node(self, node: int) -> None:
-        graph, index = self.coarse.graph, self.coarse.eqn_of_node[node]
+        graph, index = self.priced.graph, self.priced.eqn_of_node[node]
         for free in free_closure(graph, index):
             if graph.program.eqns[free].outputs[0] not in self.free:
                 eqn = graph.program.eqns[free]
@@ -78,14 +78,14 @@ class _Interpreter:
         return _compat.bind(eqn.raw, eqn.name_stack, [self.read(v) for v in eqn.inputs])
 
     def run_bodies(self, index: int) -> Sequence[Any]:
-        eqn = self.coarse.graph.program.eqns[index]
-        bodies = [rewrite(b.coarse, b.order) for b in self.coarse.bodies[index]]
+        eqn = self.priced.graph.program.eqns[index]
+        bodies = [rewrite(b.priced, b.order) for b in self.priced.bodies[index]]
         return emit(eqn, bodies, [self.read(v) for v in eqn.inputs])
 
     def read(self, operand: int | Constant) -> Any:
         if isinstance(operand, Constant):
             return operand.value
-        values = self.free if self.coarse.graph.free[operand] else self.stored
+        values = self.free if self.priced.graph.free[operand] else self.stored
         return values[operand]
 
 

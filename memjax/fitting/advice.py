@@ -65,15 +65,15 @@ def helps(fitted: Fitted, budget_bytes: int) -> tuple[str, ...]:
 def _held(fitted: Fitted) -> list[int]:
     """The program's values that are held at the predicted peak, arguments and results too."""
     order = emitted_by(fitted)
-    timeline = simulate(fitted.coarse.problem, order)
+    timeline = simulate(fitted.priced.problem, order)
     values = timeline.holders(timeline.peak_position) if order else ()
-    return [*(r.value for r in fitted.residents), *(fitted.coarse.value_of[v] for v in values)]
+    return [*(r.value for r in fitted.residents), *(fitted.priced.value_of[v] for v in values)]
 
 
 def _smaller_batch(
     fitted: Fitted, donations: Sequence[Donation], budget_bytes: int
 ) -> Iterator[str]:
-    program = fitted.coarse.graph.program
+    program = fitted.priced.graph.program
     size = _batch_size(program, donations)
     if not size:
         return
@@ -122,7 +122,7 @@ def _root(name: str) -> str:
 
 def _chunks(fitted: Fitted, donations: Sequence[Donation]) -> Iterator[str]:
     """What chunks would do for the widest values that are held, and why they cannot."""
-    program = fitted.coarse.graph.program
+    program = fitted.priced.graph.program
     least = WORTH * fitted.chosen.total_bytes
     own = [v for v in _held(fitted) if program.producer[v] >= 0]
     for value in sorted(own, key=lambda v: (-program.value_bytes[v], v)):

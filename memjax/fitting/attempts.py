@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from memjax.emit.compile import CompiledStep, Footprint, Measured
 from memjax.emit.plan import Plan
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 from memjax.pricing.residents import Resident
 from memjax.program.donation import Donation
 from memjax.program.eqns import Program
@@ -52,7 +52,7 @@ class Fitted:
 
     Attributes:
         traced: the program as JAX traced it.
-        coarse: the problem of the chosen program.
+        priced: the problem of the chosen program.
         plain: the problem of the step without any decision.
         chosen: the compilation that calls use.
         step: its program. Those of the others are gone.
@@ -65,8 +65,8 @@ class Fitted:
     """
 
     traced: Program
-    coarse: Coarse
-    plain: Coarse
+    priced: PricedProgram
+    plain: PricedProgram
     chosen: Attempt
     step: CompiledStep
     attempts: tuple[Attempt, ...]

@@ -256,9 +256,9 @@ def moved(loop: Loop, plan: Plan, limit_bytes: int) -> Plan | None:
     """The decisions of another size's plan for a size; None where it has other eqns."""
     plan = replace(plan, program=fingerprint(loop.prepared.graph.program))
     try:
-        coarse = loop.coarse_of(plan)
-        solution = Solution(schedule_of_plan(coarse, plan), plan.planner)
+        priced = loop.priced_of(plan)
+        solution = Solution(schedule_of_plan(priced, plan), plan.planner)
         decisions = Decisions(plan.loops, plan.insides)
-        return loop.make_plan(coarse, solution, limit_bytes, decisions, plan.splits)
+        return loop.make_plan(priced, solution, limit_bytes, decisions, plan.splits)
     except InvalidPlan:
         return None

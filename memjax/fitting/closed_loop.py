@@ -67,9 +67,9 @@ class Loop(Planning):
 
     def compile(self, plan: Plan, purpose: str, *, for_memory: bool = True) -> Attempt:
         """Compile a plan of the prepared program, scheduled for memory or by XLA's own rules."""
-        coarse = self.coarse_of(plan)
+        priced = self.priced_of(plan)
         return self._attempt(
-            rewrite(coarse, schedule_of_plan(coarse, plan), plan.fences),
+            rewrite(priced, schedule_of_plan(priced, plan), plan.fences),
             self.target,
             Attempt(purpose, plan, NOT_COMPILED, for_memory),
             has_barriers=plan.changes_anything or self.has_own_barriers,
@@ -164,16 +164,16 @@ class Loop(Planning):
         donations = tuple(self.donations)
         if not chosen.donates:
             donations = tuple(replace(d, result=None, reason=NOT_WORTH_IT) for d in donations)
-        coarse = self.as_it_is if untouched else self.coarse_of(chosen.plan)
+        priced = self.as_it_is if untouched else self.priced_of(chosen.plan)
         return Fitted(
             traced=self.program,
-            coarse=coarse,
-            plain=coarse if untouched else self.prepared,
+            priced=priced,
+            plain=priced if untouched else self.prepared,
             chosen=chosen,
             step=step,
             attempts=tuple(self.attempts),
             planning_seconds=self.planning_seconds,
-            residents=residents(coarse.graph.program, self.target.arguments, donations),
+            residents=residents(priced.graph.program, self.target.arguments, donations),
             donations=donations,
             donated=self.target.donated if chosen.donates else (),
             device=self.device,

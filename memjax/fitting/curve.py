@@ -88,7 +88,7 @@ def make_frontier(loop: Loop, budgets: Sequence[int], *, verify: bool) -> Fronti
     points = []
     for budget, (plan, met) in zip(ordered, _plans(loop, ordered), strict=True):
         compiled = loop.compile(plan, "a frontier's point").total_bytes if verify else None
-        flops = loop.coarse_of(plan).flops
+        flops = loop.priced_of(plan).flops
         again = sum(flops) + sum(flops[e] for r in plan.recomputations for e in r.eqns)
         points.append(FrontierPoint(budget, met, plan, again - plain_flops, compiled))
     return Frontier(loop.prepared.graph.program.name, tuple(points), loop.device)

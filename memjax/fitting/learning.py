@@ -59,10 +59,10 @@ def _seen(loop: Loop, attempt: Attempt) -> Learnt | None:
     if reading is None:
         return None
     untouched = attempt.purpose == AS_IT_IS
-    coarse = loop.as_it_is if untouched else loop.coarse_of(attempt.plan)
+    priced = loop.as_it_is if untouched else loop.priced_of(attempt.plan)
     held = attempt.measured.footprint
     base_bytes = held.total_bytes - held.temp_bytes
-    shown = learn(reading, coarse.graph.program, base_bytes, counts_chip=untouched)
+    shown = learn(reading, priced.graph.program, base_bytes, counts_chip=untouched)
     if not untouched:
         shown = shown.deciding((), ())
     return loop.learnt.updated(shown).against(liveness(loop.prepared_program).free)
@@ -75,9 +75,9 @@ def _predicted(loop: Loop, attempt: Attempt, learnt: Learnt) -> int:
         corrected = loop.coarsen(loop.as_it_is.graph.program, learnt=learnt)
         order = corrected.problem.identity
     else:
-        coarse, plan = loop.coarse_of(attempt.plan), attempt.plan
+        priced, plan = loop.priced_of(attempt.plan), attempt.plan
         learnt = learnt.deciding(plan.stored, plan.free)
-        corrected = loop.coarsen(coarse.graph.program, coarse.keeps_order, learnt=learnt)
+        corrected = loop.coarsen(priced.graph.program, priced.keeps_order, learnt=learnt)
         order, fences = schedule_of_plan(corrected, plan), plan.fences
     peak_bytes = emitted_timeline(corrected, order, fences).peak_bytes
     return max(peak_bytes, corrected.problem.base_bytes)

@@ -123,8 +123,8 @@ class Planning(Problems):
         choice = chooser.choose(self.prepared.graph.program, target_bytes, self.coarsen)
         decisions = choice.decisions
         solution = replace(choice.solution, bound_cost=choice.bound_seconds)
-        plan = self.make_plan(choice.coarse, solution, budget_bytes, decisions)
-        return self.remembered(plan, choice.coarse), choice.met
+        plan = self.make_plan(choice.priced, solution, budget_bytes, decisions)
+        return self.remembered(plan, choice.priced), choice.met
 
     def with_splits(self, budget_bytes: int, target_bytes: int, found: Found) -> Found:
         """A plan that splits regions, where one is better than what was found without.
@@ -152,13 +152,13 @@ class Planning(Problems):
         found: list[tuple[State, int]] = []
         state, lowest_bytes = self.splitter.state(()), 0
         for turn in range(MAX_TURNS + 1):
-            choice = self.chooser.choose(state.coarse.graph.program, 0, self.coarsen)
+            choice = self.chooser.choose(state.priced.graph.program, 0, self.coarsen)
             if turn and choice.peak_bytes > WORTH_A_TURN * lowest_bytes:
                 break
             lowest_bytes = choice.peak_bytes
             if turn:
                 found.append((state, lowest_bytes))
-            narrower = self.splitter.beside(state, choice.coarse, choice.solution.order)
+            narrower = self.splitter.beside(state, choice.priced, choice.solution.order)
             if narrower is None or turn == MAX_TURNS:
                 break
             state = narrower
@@ -166,14 +166,14 @@ class Planning(Problems):
 
     def _with_state(self, budget_bytes: int, target_bytes: int, state: State) -> Found:
         """The best plan with given splits: without further decisions if these do."""
-        coarse, decisions, met = state.coarse, Decisions(), True
-        solution = replace(Solution.identity(coarse.problem), planner="splits")
+        priced, decisions, met = state.priced, Decisions(), True
+        solution = replace(Solution.identity(priced.problem), planner="splits")
         if state.peak_bytes > target_bytes:
-            choice = self.chooser.choose(coarse.graph.program, target_bytes, self.coarsen)
-            coarse, decisions, met = choice.coarse, choice.decisions, choice.met
+            choice = self.chooser.choose(priced.graph.program, target_bytes, self.coarsen)
+            priced, decisions, met = choice.priced, choice.decisions, choice.met
             solution = replace(choice.solution, bound_cost=None)
-        plan = self.make_plan(coarse, solution, budget_bytes, decisions, state.splits)
-        return self.remembered(plan, coarse), met
+        plan = self.make_plan(priced, solution, budget_bytes, decisions, state.splits)
+        return self.remembered(plan, priced), met
 
     def know(self, learnt: Learnt) -> None:
         """Plan with other knowledge from now on: answers are other ones."""

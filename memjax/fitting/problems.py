@@ -16,9 +16,9 @@ from memjax.emit.plan import Plan, check_program, plan_of_solution
 from memjax.loops.decisions import Decisions, carry_out
 from memjax.planning.problem import Solution
 from memjax.planning.simulate import InvalidPlan
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 from memjax.pricing.learnt import NOTHING, Learnt
-from memjax.pricing.nests import look_inside
+from memjax.pricing.nests import with_bodies
 from memjax.pricing.price import Pricer
 from memjax.pricing.residents import Resident, resident_bytes, residents
 from memjax.pricing.segments import emitted_timeline
@@ -58,23 +58,23 @@ class Problems:
 
     def __post_init__(self) -> None:
         self.pricer = Pricer(self.target.backend, self.rates, self.scale)
-        self.coarse_by_changes: dict[tuple[object, ...], Coarse] = {}
+        self.priced_by_changes: dict[tuple[object, ...], PricedProgram] = {}
         self.learnt = NOTHING
 
     @cached_property
-    def prepared(self) -> Coarse:
+    def prepared(self) -> PricedProgram:
         """The problem of the program as it is planned; an analysis does not need it."""
         return self.coarsen(self.prepared_program)
 
     @cached_property
     def prepared_program(self) -> Program:
         """The program as it is planned."""
-        return look_inside(prepare(self.program))
+        return with_bodies(prepare(self.program))
 
     @cached_property
-    def as_it_is(self) -> Coarse:
+    def as_it_is(self) -> PricedProgram:
         """The problem of the program as the user wrote it, by the rules."""
-        return self.coarsen(look_inside(self.program), learnt=NOTHING)
+        return self.coarsen(with_bodies(self.program), learnt=NOTHING)
 
     @cached_property
     def eqns(self) -> int:
@@ -83,7 +83,7 @@ class Problems:
 
     def coarsen(
         self, program: Program, keeps_order: bool = False, *, learnt: Learnt | None = None
-    ) -> Coarse:
+    ) -> PricedProgram:
         """The problem of a program, with the bytes and seconds of this loop's device.
 
         Args:
@@ -95,9 +95,9 @@ class Problems:
         base_bytes = learnt.base_bytes
         if base_bytes is None:
             base_bytes = resident_bytes(program, self.target.arguments, self.donations)
-        return self.pricer.coarse(program, base_bytes, keeps_order=keeps_order, learnt=learnt)
+        return self.pricer.priced(program, base_bytes, keeps_order=keeps_order, learnt=learnt)
 
-    def coarse_of(self, plan: Plan) -> Coarse:
+    def priced_of(self, plan: Plan) -> PricedProgram:
         """The problem of the program that a plan's decisions about regions and loops make.
 
         Raises:
@@ -109,14 +109,14 @@ class Problems:
         if key == ((), (), (), *_decided(self.learnt)):
             return self.prepared
         try:
-            if key not in self.coarse_by_changes:
+            if key not in self.priced_by_changes:
                 changed = carry_out_splits(program, plan.splits)
                 changed = carry_out(changed, Decisions(plan.loops, plan.insides))
                 learnt = self.learnt.deciding(plan.stored, plan.free)
-                self.coarse_by_changes[key] = self.coarsen(
+                self.priced_by_changes[key] = self.coarsen(
                     changed, plan.changes_program, learnt=learnt
                 )
-            return self.coarse_by_changes[key]
+            return self.priced_by_changes[key]
         except Exception as error:  # whatever is wrong with a plan from a file
             raise InvalidPlan(f"the plan's regions or loops cannot be made: {error}") from error
 
@@ -124,13 +124,13 @@ class Problems:
         """What a program holds on this loop's device for the whole step."""
         return residents(program, self.target.arguments, self.donations)
 
-    def plain_plan(self, coarse: Coarse, budget_bytes: int) -> Plan:
+    def plain_plan(self, priced: PricedProgram, budget_bytes: int) -> Plan:
         """The plan that recomputes nothing."""
-        return self.make_plan(coarse, Solution.identity(coarse.problem), budget_bytes)
+        return self.make_plan(priced, Solution.identity(priced.problem), budget_bytes)
 
     def make_plan(
         self,
-        coarse: Coarse,
+        priced: PricedProgram,
         solution: Solution,
         budget_bytes: int,
         decisions: Decisions | None = None,
@@ -139,18 +139,18 @@ class Problems:
         """A solution in terms of the program's eqns.
 
         Args:
-            coarse: the problem that was solved.
+            priced: the problem that was solved.
             solution: its schedule.
             budget_bytes: what it was made for.
-            decisions: about the loops of `prepared`, if `coarse` is what they made of it.
+            decisions: about the loops of `prepared`, if `priced` is what they made of it.
             splits: of its regions, made before these.
         """
-        peak_bytes = emitted_timeline(coarse, solution.order).peak_bytes
-        predicted_bytes = max(peak_bytes, coarse.problem.base_bytes)
-        learnt = NOTHING if coarse is self.__dict__.get("as_it_is") else self.learnt
+        peak_bytes = emitted_timeline(priced, solution.order).peak_bytes
+        predicted_bytes = max(peak_bytes, priced.problem.base_bytes)
+        learnt = NOTHING if priced is self.__dict__.get("as_it_is") else self.learnt
         changes = splits or (decisions and (decisions.loops or decisions.insides))
         return plan_of_solution(
-            coarse,
+            priced,
             solution,
             budget_bytes,
             predicted_bytes,
@@ -160,14 +160,14 @@ class Problems:
             splits,
         )
 
-    def remembered(self, plan: Plan, coarse: Coarse) -> Plan:
+    def remembered(self, plan: Plan, priced: PricedProgram) -> Plan:
         """A plan whose program need not be made again."""
         if plan.changes_program:
-            self.coarse_by_changes[_knowledge(plan)] = coarse
+            self.priced_by_changes[_knowledge(plan)] = priced
         return plan
 
     def know(self, learnt: Learnt) -> None:
         """Go by other knowledge from now on."""
         self.learnt = learnt
         self.__dict__.pop("prepared", None)
-        self.coarse_by_changes.clear()
+        self.priced_by_changes.clear()

@@ -18,7 +18,7 @@ from memjax.helpers import looks
 from memjax.helpers.budget import format_bytes
 from memjax.loops.notes import LoopNote, loop_notes
 from memjax.planning.simulate import Timeline
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 from memjax.pricing.doubts import Doubt, doubts
 from memjax.pricing.holders import Holder, Ledger, Share, by_line, by_module, by_phase
 from memjax.pricing.idle import IdleGap, idle_gaps
@@ -220,7 +220,7 @@ class Report:
 
 
 def make_analysis(
-    coarse: Coarse,
+    priced: PricedProgram,
     donations: Iterable[Donation],
     residents: tuple[Resident, ...],
     compiled: Fitted | None = None,
@@ -229,30 +229,30 @@ def make_analysis(
     """The analysis of a program without recomputation.
 
     Args:
-        coarse: its problem.
+        priced: its problem.
         donations: verdict for each argument.
         residents: what is held throughout.
         compiled: the same program, if it was compiled.
         device: what it is for.
     """
-    order = coarse.problem.identity
-    ledger = Ledger(coarse, residents)
+    order = priced.problem.identity
+    ledger = Ledger(priced, residents)
     timeline = ledger.timeline(order)
     holders = ledger.at_peak(timeline, order)
-    peak_bytes = max(timeline.peak_bytes, coarse.problem.base_bytes)
+    peak_bytes = max(timeline.peak_bytes, priced.problem.base_bytes)
     return Analysis(
-        name=coarse.graph.program.name,
+        name=priced.graph.program.name,
         timeline=timeline,
         peak_bytes=peak_bytes,
-        base_bytes=coarse.problem.base_bytes,
+        base_bytes=priced.problem.base_bytes,
         holders=holders,
-        eqns=len(coarse.graph.program.eqns),
-        flops=sum(coarse.flops),
+        eqns=len(priced.graph.program.eqns),
+        flops=sum(priced.flops),
         donations=tuple(donations),
         values=ledger.values,
-        idle=idle_gaps(coarse.problem, order),
-        loops=loop_notes(coarse),
-        doubts=doubts(coarse.graph, peak_bytes),
+        idle=idle_gaps(priced.problem, order),
+        loops=loop_notes(priced),
+        doubts=doubts(priced.graph, peak_bytes),
         compiled=None if compiled is None else compiled.chosen.measured.footprint,
         xla=None if compiled is None else xla_peak(compiled.step.compiled, ledger, holders),
         device=device,
@@ -261,36 +261,36 @@ def make_analysis(
 
 def emitted_by(fitted: Fitted) -> tuple[int, ...]:
     """The schedule that the chosen program carries out."""
-    coarse, chosen = fitted.coarse, fitted.chosen
+    priced, chosen = fitted.priced, fitted.chosen
     if chosen.purpose == AS_IT_IS:
-        return coarse.problem.identity
+        return priced.problem.identity
     return emitted_order(
-        segments(coarse, schedule_of_plan(coarse, chosen.plan), chosen.plan.fences)
+        segments(priced, schedule_of_plan(priced, chosen.plan), chosen.plan.fences)
     )
 
 
 def make_report(fitted: Fitted, budget_bytes: int) -> Report:
     """The report of a fitted program."""
-    coarse, chosen = fitted.coarse, fitted.chosen
-    problem = coarse.problem
-    flops = coarse.flops
+    priced, chosen = fitted.priced, fitted.chosen
+    problem = priced.problem
+    flops = priced.flops
     plain_flops = sum(fitted.plain.flops)
     order = emitted_by(fitted)
-    ledger = Ledger(coarse, fitted.residents)
+    ledger = Ledger(priced, fitted.residents)
     timeline = ledger.timeline(order)
-    untouched = fitted.plain is coarse
+    untouched = fitted.plain is priced
     plain_ledger = ledger if untouched else Ledger(fitted.plain, fitted.residents)
     plain = plain_ledger.timeline(fitted.plain.problem.identity)
     holders = ledger.at_peak(timeline, order)
     return Report(
-        name=coarse.graph.program.name,
+        name=priced.graph.program.name,
         budget_bytes=budget_bytes,
         plain_predicted_bytes=plain.peak_bytes,
         predicted_bytes=chosen.plan.predicted_bytes,
         compiled=chosen.measured.footprint,
         plan=chosen.plan,
         compilations=tuple(_compilation(a) for a in fitted.attempts),
-        recomputed_flops=sum(flops[coarse.eqn_of_node[n]] for n in order) - plain_flops,
+        recomputed_flops=sum(flops[priced.eqn_of_node[n]] for n in order) - plain_flops,
         plain_flops=plain_flops,
         compiled_flops=chosen.measured.flops,
         overhead=chosen.plan.overhead,
@@ -299,14 +299,14 @@ def make_report(fitted: Fitted, budget_bytes: int) -> Report:
         donations=fitted.donations,
         timeline=timeline,
         recomputing=_reruns(order),
-        decisions=tuple(decisions(coarse, order).items()),
+        decisions=tuple(decisions(priced, order).items()),
         plain_timeline=plain,
         plain_values=plain_ledger.values,
         values=ledger.values,
         idle=idle_gaps(problem, order),
         xla=xla_peak(fitted.step.compiled, ledger, holders),
         loops=loop_notes(
-            fitted.plain, coarse.graph.program, chosen.plan.loops, chosen.plan.insides
+            fitted.plain, priced.graph.program, chosen.plan.loops, chosen.plan.insides
         ),
         device=fitted.device,
         splits=split_notes(fitted.plain.graph.program, chosen.plan.splits),

@@ -29,7 +29,7 @@ from memjax.loops.transform import LoopPlan, transform
 from memjax.planning.planners import Planner
 from memjax.planning.problem import Problem, Solution
 from memjax.planning.simulate import Timeline
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 from memjax.pricing.price import Pricer
 from memjax.pricing.segments import emitted_timeline
 from memjax.program.eqns import Nest, Program
@@ -47,7 +47,7 @@ TIGHTEST_LINKS = 3
 """How many links with the lowest floors are tried where the target is not met."""
 
 
-_Price = Callable[[Program, bool], Coarse]
+_Price = Callable[[Program, bool], PricedProgram]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Choice:
 
     Attributes:
         decisions: what was decided.
-        coarse: the problem of the program that the loops' changes make, bodies planned.
+        priced: the problem of the program that the loops' changes make, bodies planned.
         solution: the straight part's schedule.
         peak_bytes: as it is carried out.
         seconds: predicted, all told.
@@ -65,7 +65,7 @@ class Choice:
     """
 
     decisions: Decisions
-    coarse: Coarse
+    priced: PricedProgram
     solution: Solution
     peak_bytes: int
     seconds: float
@@ -102,7 +102,7 @@ class Chooser:
     pricer: Pricer
     planner: Planner
     _menus: dict[int, tuple[Program, list[list[Variant]]]] = field(default_factory=dict)
-    _known: dict[tuple[int, tuple[LoopPlan, ...]], Coarse] = field(default_factory=dict)
+    _known: dict[tuple[int, tuple[LoopPlan, ...]], PricedProgram] = field(default_factory=dict)
     _bodies: dict[tuple[int, int, int, Planner], tuple[Nest, Choice]] = field(default_factory=dict)
     _solved: dict[tuple[Problem, int, Planner], Solution] = field(default_factory=dict)
 
@@ -151,7 +151,9 @@ class Chooser:
                 spared += nest.length * (self._spared_inside(body.program) - min(0.0, own))
         return spared
 
-    def _priced(self, program: Program, loops: tuple[LoopPlan, ...], price: _Price) -> Coarse:
+    def _priced(
+        self, program: Program, loops: tuple[LoopPlan, ...], price: _Price
+    ) -> PricedProgram:
         """The problem of a program with its loops changed; `_menus` keeps the program alive."""
         key = id(program), loops
         if key not in self._known:
@@ -172,8 +174,8 @@ class Chooser:
         low, high = 0, len(falling) - 1
         while low < high:
             middle = (low + high) // 2
-            coarse = self._priced(program, chain[falling[middle]].loops, price)
-            peak_bytes = emitted_timeline(coarse, coarse.problem.identity).peak_bytes
+            priced = self._priced(program, chain[falling[middle]].loops, price)
+            peak_bytes = emitted_timeline(priced, priced.problem.identity).peak_bytes
             if peak_bytes <= target_bytes:
                 high = middle
             else:
@@ -189,15 +191,15 @@ class Chooser:
     ) -> Choice:
         """Plan with given changes of the loops."""
         loops = link.loops
-        coarse = self._priced(program, loops, price)
-        timeline = emitted_timeline(coarse, coarse.problem.identity)
+        priced = self._priced(program, loops, price)
+        timeline = emitted_timeline(priced, priced.problem.identity)
         insides: tuple[Inside, ...] = ()
         if timeline.peak_bytes > target_bytes:
-            insides = self._inside(coarse, timeline, target_bytes)
+            insides = self._inside(priced, timeline, target_bytes)
             if insides:
-                coarse = price(with_insides(coarse.graph.program, insides), True)
-        solution = self._solve(coarse.problem, target_bytes)
-        return self._choice(Decisions(loops, insides), coarse, solution, target_bytes)
+                priced = price(with_insides(priced.graph.program, insides), True)
+        solution = self._solve(priced.problem, target_bytes)
+        return self._choice(Decisions(loops, insides), priced, solution, target_bytes)
 
     def _solve(self, problem: Problem, target_bytes: int) -> Solution:
         """The planner's answer; a body may be the same in several links."""
@@ -207,49 +209,51 @@ class Chooser:
         return self._solved[key]
 
     def _choice(
-        self, decisions: Decisions, coarse: Coarse, solution: Solution, target_bytes: int
+        self, decisions: Decisions, priced: PricedProgram, solution: Solution, target_bytes: int
     ) -> Choice:
-        timeline = emitted_timeline(coarse, solution.order)
-        order = None if solution.order == coarse.problem.identity else solution.order
+        timeline = emitted_timeline(priced, solution.order)
+        order = None if solution.order == priced.problem.identity else solution.order
         return Choice(
             replace(decisions, order=order),
-            coarse,
+            priced,
             solution,
-            max(timeline.peak_bytes, coarse.problem.base_bytes),
+            max(timeline.peak_bytes, priced.problem.base_bytes),
             timeline.cost,
-            max(timeline.peak_bytes, coarse.problem.base_bytes) <= target_bytes,
+            max(timeline.peak_bytes, priced.problem.base_bytes) <= target_bytes,
         )
 
-    def _inside(self, coarse: Coarse, timeline: Timeline, target_bytes: int) -> tuple[Inside, ...]:
+    def _inside(
+        self, priced: PricedProgram, timeline: Timeline, target_bytes: int
+    ) -> tuple[Inside, ...]:
         """Decisions for the bodies that are over the target where they stand."""
         found: list[Inside] = []
-        for index, bodies in coarse.bodies.items():
-            nest = coarse.graph.program.eqns[index].nest
+        for index, bodies in priced.bodies.items():
+            nest = priced.graph.program.eqns[index].nest
             assert nest is not None
-            position = coarse.node_of_eqn[index]
-            around = timeline.bytes_at[position] - coarse.inner[index].peak_bytes
+            position = priced.node_of_eqn[index]
+            around = timeline.bytes_at[position] - priced.inner[index].peak_bytes
             left = max(0, target_bytes - around)
-            if coarse.inner[index].peak_bytes <= left:
+            if priced.inner[index].peak_bytes <= left:
                 continue
             for number, body in enumerate(bodies):
-                decisions = self._body(nest, number, body.coarse, left)
+                decisions = self._body(nest, number, body.priced, left)
                 if decisions != Decisions():
                     found.append(Inside(index, number, decisions))
         return tuple(found)
 
-    def _body(self, nest: Nest, number: int, coarse: Coarse, target_bytes: int) -> Decisions:
+    def _body(self, nest: Nest, number: int, priced: PricedProgram, target_bytes: int) -> Decisions:
         """Decisions for a body: its lowest, where the target is far below that."""
         choice = self._planned(nest, number, 0)
         if DEPTH * choice.peak_bytes < target_bytes:
             choice = self._planned(nest, number, target_bytes)
-        plain = emitted_timeline(coarse, coarse.problem.identity)
-        better = choice.peak_bytes < max(plain.peak_bytes, coarse.problem.base_bytes)
+        plain = emitted_timeline(priced, priced.problem.identity)
+        better = choice.peak_bytes < max(plain.peak_bytes, priced.problem.base_bytes)
         return choice.decisions if better else Decisions()
 
     def _planned(self, nest: Nest, number: int, target_bytes: int) -> Choice:
         """A planned body, which stands in many a link; its nest is kept alive."""
 
-        def price(program: Program, keeps_order: bool) -> Coarse:
+        def price(program: Program, keeps_order: bool) -> PricedProgram:
             return self.pricer.body(nest, program, keeps_order=keeps_order)
 
         key = id(nest), number, target_bytes, self.planner

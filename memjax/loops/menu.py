@@ -66,8 +66,8 @@ class _Bodies:
 def variants(program: Program, pair: Pair, pricer: Pricer) -> list[Variant]:
     """The variants of a pair that no other one beats in both bytes and seconds."""
     joint = joint_body(pair)
-    coarse = pricer.coarse(joint.program)
-    seconds = cost.node_seconds(joint.graph, pricer.rates, coarse.inner)
+    priced = pricer.priced(joint.program)
+    seconds = cost.node_seconds(joint.graph, pricer.rates, priced.inner)
     corners = cuts(joint, seconds)
     plain = _bodies(program, pair, None, pricer)
     spared = _spared_seconds(program, pair, corners[0], pricer)
@@ -97,7 +97,7 @@ def _bodies(program: Program, pair: Pair, plan: LoopPlan | None, pricer: Pricer)
             continue
         planned = pricer.planned(eqn.nest)
         inner = pricer.inner(eqn.nest, planned)
-        floors = (body.coarse.problem.single_node_floor_bytes for body in planned)
+        floors = (body.priced.problem.single_node_floor_bytes for body in planned)
         peak_bytes = max(peak_bytes, inner.peak_bytes)
         floor_bytes = max(floor_bytes, *floors)
         seconds += inner.seconds

@@ -14,7 +14,7 @@ from memjax.loops.decisions import Inside
 from memjax.loops.pairs import Pair, find_pairs
 from memjax.loops.transform import LoopPlan
 from memjax.pricing.attribution import origins, output_origin
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 from memjax.program.eqns import Eqn, Program
 
 
@@ -67,7 +67,7 @@ class LoopNote:
 
 
 def loop_notes(
-    plain: Coarse,
+    plain: PricedProgram,
     changed: Program | None = None,
     loops: tuple[LoopPlan, ...] = (),
     insides: tuple[Inside, ...] = (),
@@ -86,9 +86,9 @@ def loop_notes(
 
 
 def _notes(
-    coarse: Coarse, plans: dict[int, LoopPlan], planned: set[int], depth: int
+    priced: PricedProgram, plans: dict[int, LoopPlan], planned: set[int], depth: int
 ) -> Iterator[LoopNote]:
-    program = coarse.graph.program
+    program = priced.graph.program
     pairs = {pair.forward.index: pair for pair in find_pairs(program)}
     backward = {scan.index for pair in pairs.values() for scan in pair.backward}
     for index, eqn in enumerate(program.eqns):
@@ -101,11 +101,11 @@ def _notes(
             source=eqn.source,
             depth=depth,
             stacked=_stacked(program, pairs[index]) if index in pairs else (),
-            peak_bytes=coarse.inner[index].peak_bytes,
+            peak_bytes=priced.inner[index].peak_bytes,
             decision=_decision(program, eqn, pairs.get(index), plans.get(index), inside),
         )
-        for body in coarse.bodies[index]:
-            yield from _notes(body.coarse, {}, set(), depth + 1)
+        for body in priced.bodies[index]:
+            yield from _notes(body.priced, {}, set(), depth + 1)
 
 
 def _stacked(program: Program, pair: Pair) -> tuple[Stacked, ...]:

@@ -1,6 +1,6 @@
 """Fold a `LivenessGraph` and its costs into the `Problem` that planners solve.
 
-In: graph, seconds by eqn, what is held for the whole step. Out: a `Coarse`: the problem, and
+In: graph, seconds by eqn, what is held for the whole step. Out: a `PricedProgram`: the problem, and
 which eqn and which value each of its nodes and values stands for.
 
 Nodes are the eqns that store something; free eqns are folded into their readers, which
@@ -29,7 +29,7 @@ SMALL_FRACTION = 1 / 4096
 
 
 @dataclass(frozen=True)
-class Coarse:
+class PricedProgram:
     """A problem and what it stands for.
 
     Attributes:
@@ -79,7 +79,7 @@ class Coarse:
 class PlannedBody:
     """The problem of a body, and the schedule that is carried out."""
 
-    coarse: Coarse
+    priced: PricedProgram
     order: tuple[int, ...]
 
 
@@ -95,7 +95,7 @@ def coarsen(
     own_results: frozenset[int] = frozenset(),
     keeps_order: bool = False,
     learnt: Learnt = NOTHING,
-) -> Coarse:
+) -> PricedProgram:
     """Build the problem of a program.
 
     Args:
@@ -103,8 +103,7 @@ def coarsen(
         seconds: cost of each eqn, by eqn index.
         backend: whose matmuls copy what.
         base_bytes: bytes held for the whole step: arguments, and results without an alias.
-        scale: bytes on one device for each byte of the program; below 1 where values are
-            spread over several devices.
+        scale: bytes on one device for each byte of the program.
         inner: what the bodies of eqns take, by eqn index.
         bodies: their problems.
         own_results: results that need a buffer of their own: the new carry of a loop, which is
@@ -119,38 +118,36 @@ def coarsen(
     new_id = {value: index for index, value in enumerate(values)}
     by_rule = tuple(0 if v in elsewhere else int(scale * program.value_bytes[v]) for v in values)
     small = max(by_rule, default=0) * SMALL_FRACTION  # the same for a plan, whatever was learnt
-    sizes = tuple(
-        0 if v in elsewhere else learnt.bytes.get(v, count)
-        for v, count in zip(values, by_rule, strict=True)
-    )
+    seen = {v: count for v, count in learnt.bytes.items() if v not in elsewhere}
 
     def node(index: int) -> Node:
         eqn = program.eqns[index]
         inputs = tuple(new_id[v] for v in graph.stored_reads[index] if v in new_id)
         outputs = tuple(new_id[v] for v in eqn.outputs if v in new_id)
-        written = sum(by_rule[v] for v in outputs)
-        if eqn.outputs and eqn.outputs[0] in learnt.workspace:
-            workspace_bytes = learnt.workspace[eqn.outputs[0]]
+        if index in inner:
+            workspace_bytes = inner[index].peak_bytes
         else:
-            workspace_bytes = int(scale * _workspace_bytes(graph, index, backend))
+            by_rules = int(scale * _workspace_bytes(graph, index, backend))
+            workspace_bytes = learnt.workspace.get(next(iter(eqn.outputs), -1), by_rules)
         return Node(
             cost=seconds[index],
             inputs=inputs,
             outputs=outputs,
-            workspace_bytes=inner[index].peak_bytes if index in inner else workspace_bytes,
-            recomputable=not eqn.runs_once and written > small,
+            workspace_bytes=workspace_bytes,
+            recomputable=not eqn.runs_once and sum(by_rule[v] for v in outputs) > small,
             in_place=_overwritable(graph, index, new_id, learnt),
             name=eqn.primitive,
         )
 
     problem = Problem(
         nodes=tuple(node(i) for i in eqns),
-        value_bytes=sizes,
+        value_bytes=tuple(map(seen.get, values, by_rule)),
         outputs=tuple(new_id[v] for v in values if v in program.result_values),
         base_bytes=base_bytes,
         name=program.name,
     )
-    return Coarse(problem, tuple(eqns), tuple(values), graph, inner, bodies or {}, keeps_order)
+    stands_for = tuple(eqns), tuple(values)
+    return PricedProgram(problem, *stands_for, graph, inner, bodies or {}, keeps_order)
 
 
 def _workspace_bytes(graph: LivenessGraph, index: int, backend: Backend) -> int:

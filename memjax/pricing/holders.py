@@ -1,6 +1,6 @@
 """What takes the bytes: every value with its origin, and what is held at a peak.
 
-In: a `Coarse` problem, a schedule, and what is held throughout. Out: `Holder`s, and their bytes
+In: a `PricedProgram`, a schedule, and what is held throughout. Out: `Holder`s, and their bytes
 added up by line, by module path, or by phase.
 """
 
@@ -22,7 +22,7 @@ from memjax.pricing.attribution import (
     origins,
     output_origin,
 )
-from memjax.pricing.coarsen import Coarse, PlannedBody
+from memjax.pricing.coarsen import PlannedBody, PricedProgram
 from memjax.pricing.residents import Resident
 from memjax.pricing.segments import emitted_order, segments
 from memjax.program.eqns import Eqn
@@ -64,29 +64,29 @@ class Ledger:
     """Every value of a problem with its origin.
 
     Attributes:
-        coarse: the problem.
+        priced: the problem.
         residents: arguments and results.
         runs: what runs the program, with its origin, where it is the body of an eqn.
     """
 
-    coarse: Coarse
+    priced: PricedProgram
     residents: tuple[Resident, ...]
     runs: tuple[Eqn, Origin] | None = None
 
     @cached_property
     def origins(self) -> tuple[Origin, ...]:
         """Of each eqn of the program."""
-        program = self.coarse.graph.program
+        program = self.priced.graph.program
         return origins(program) if self.runs is None else body_origins(program, *self.runs)
 
     @cached_property
     def values(self) -> tuple[Holder, ...]:
         """The holder of each value of the problem, by value id."""
-        coarse, program = self.coarse, self.coarse.graph.program
+        priced, program = self.priced, self.priced.graph.program
         result = []
-        for value, count in enumerate(coarse.problem.value_bytes):
-            index = coarse.eqn_of_node[coarse.problem.producer[value]]
-            eqn, written = program.eqns[index], coarse.value_of[value]
+        for value, count in enumerate(priced.problem.value_bytes):
+            index = priced.eqn_of_node[priced.problem.producer[value]]
+            eqn, written = program.eqns[index], priced.value_of[value]
             what = f"{eqn.primitive} {_type_of(program, written)}"
             origin = output_origin(eqn, eqn.outputs.index(written), self.origins[index])
             result.append(self._of_eqn(index, count, what, origin))
@@ -95,7 +95,7 @@ class Ledger:
     @cached_property
     def throughout(self) -> tuple[Holder, ...]:
         """What is held for the whole step: arguments, and results of their own."""
-        program = self.coarse.graph.program
+        program = self.priced.graph.program
         arguments = argument_origins(program, self.origins)
         of_argument = dict(zip(program.arguments, arguments, strict=True))
         result = []
@@ -114,7 +114,7 @@ class Ledger:
         return tuple(result)
 
     def _of_eqn(self, index: int, count: int, what: str, origin: Origin) -> Holder:
-        name_stack = plain_name(str(self.coarse.graph.program.eqns[index].name_stack))
+        name_stack = plain_name(str(self.priced.graph.program.eqns[index].name_stack))
         return Holder(count, what, origin.line, name_stack, origin.module, origin.phase)
 
     def at_peak(self, timeline: Timeline, order: Sequence[int]) -> tuple[Holder, ...]:
@@ -128,7 +128,7 @@ class Ledger:
         """The values held at a position, and the workspace of the node that runs there; of an
         eqn with bodies, what the dearest of them holds at its own peak.
         """
-        problem = self.coarse.problem
+        problem = self.priced.problem
         node = problem.nodes[order[position]]
         values = timeline.holders(position)
         taken = _overwritten(timeline, node.in_place, position)
@@ -137,7 +137,7 @@ class Ledger:
             taken = frozenset()
         result = [self.values[v] for v in values if v not in taken]
         if node.workspace_bytes:
-            index = self.coarse.eqn_of_node[order[position]]
+            index = self.priced.eqn_of_node[order[position]]
             inside = self._inside(index)
             rest_bytes = node.workspace_bytes - sum(h.bytes for h in inside)
             what = f"workspace of {node.name}"
@@ -147,25 +147,25 @@ class Ledger:
 
     def _inside(self, index: int) -> tuple[Holder, ...]:
         """What the bodies of an eqn hold at their peak, beyond its operands and results."""
-        eqn = self.coarse.graph.program.eqns[index]
+        eqn = self.priced.graph.program.eqns[index]
         found: tuple[Holder, ...] = ()
-        for body in self.coarse.bodies.get(index, ()):
-            ledger = Ledger(body.coarse, _slices(eqn, body), (eqn, self.origins[index]))
-            order = emitted_order(segments(body.coarse, body.order))
-            held = ledger.at_peak(simulate(body.coarse.problem, order), order)
+        for body in self.priced.bodies.get(index, ()):
+            ledger = Ledger(body.priced, _slices(eqn, body), (eqn, self.origins[index]))
+            order = emitted_order(segments(body.priced, body.order))
+            held = ledger.at_peak(simulate(body.priced.problem, order), order)
             found = max(found, held, key=lambda holders: sum(h.bytes for h in holders))
         return found
 
     def timeline(self, order: Sequence[int]) -> Timeline:
         """What a schedule holds, with the phase of each position."""
-        return replace(simulate(self.coarse.problem, order), phases=self.phases(order))
+        return replace(simulate(self.priced.problem, order), phases=self.phases(order))
 
     def phases(self, order: Sequence[int]) -> tuple[str, ...]:
         """The phase of each position of a schedule; `"recompute"` for what runs again."""
         seen: set[int] = set()
         result = []
         for node in order:
-            phase = self.origins[self.coarse.eqn_of_node[node]].phase
+            phase = self.origins[self.priced.eqn_of_node[node]].phase
             result.append("recompute" if node in seen else phase)
             seen.add(node)
         return tuple(result)
@@ -173,8 +173,8 @@ class Ledger:
 
 def _slices(eqn: Eqn, body: PlannedBody) -> tuple[Resident, ...]:
     """What a scan hands to its body for each iteration, held for all of it."""
-    nest, program = eqn.nest, body.coarse.graph.program
-    total_bytes = body.coarse.problem.base_bytes
+    nest, program = eqn.nest, body.priced.graph.program
+    total_bytes = body.priced.problem.base_bytes
     if nest is None or not total_bytes:
         return ()
     values = program.arguments[nest.constants + nest.carries :]

@@ -290,7 +290,7 @@ def is_spread_out(program: Program, value: int) -> bool:
 def _is_read_in_a_loop(program: Program, value: int, stored_reads: tuple[int, ...]) -> bool:
     """Whether a loop hands a value to each of its iterations, which XLA can do with buffers only.
 
-    What is made of literals is made again in the body (`memjax.pricing.nests.look_inside`).
+    What is made of literals is made again in the body (`memjax.pricing.nests.with_bodies`).
     """
     if not stored_reads:
         return False

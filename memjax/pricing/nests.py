@@ -42,7 +42,7 @@ def nest_of(eqn: Eqn) -> Nest | None:
     return None
 
 
-def look_inside(program: Program) -> Program:
+def with_bodies(program: Program) -> Program:
     """The same program, with the bodies of its eqns as programs.
 
     What a scan reads as a constant although it is made of nothing but literals (a mask, a
@@ -116,4 +116,4 @@ def _renamed(eqn: Eqn, new_id: dict[int, int]) -> Eqn:
 
 
 def _body(jaxpr: Any, name: str) -> Body:
-    return Body(look_inside(prepare(program_of_jaxpr(jaxpr, name))))
+    return Body(with_bodies(prepare(program_of_jaxpr(jaxpr, name))))

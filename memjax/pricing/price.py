@@ -1,6 +1,6 @@
 """What a program takes on a device, the bodies of its loops and branches included.
 
-In: a `Program`. Out: its `Coarse` problem. A body is priced like a program: its peak is what
+In: a `Program`. Out: its `PricedProgram`. A body is priced like a program: its peak is what
 one iteration holds beyond the eqn's operands and results, its cost counts for every
 iteration.
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from memjax.planning.simulate import simulate
 from memjax.pricing import cost
 from memjax.pricing.backends import Backend
-from memjax.pricing.coarsen import Coarse, PlannedBody, coarsen
+from memjax.pricing.coarsen import PlannedBody, PricedProgram, coarsen
 from memjax.pricing.learnt import NOTHING, Learnt
 from memjax.pricing.liveness import liveness
 from memjax.pricing.segments import emitted_order, segments
@@ -51,30 +51,30 @@ class Pricer:
     backend: Backend
     rates: DeviceRates
     scale: float = 1.0
-    _known: dict[int, tuple[Program, Coarse]] = field(default_factory=dict, repr=False)
+    _known: dict[int, tuple[Program, PricedProgram]] = field(default_factory=dict, repr=False)
 
-    def coarse(
+    def priced(
         self,
         program: Program,
         base_bytes: int = 0,
         *,
         keeps_order: bool = False,
         learnt: Learnt = NOTHING,
-    ) -> Coarse:
+    ) -> PricedProgram:
         """The problem of a step, with what is held throughout, and what was seen of its own
         values; bodies go by the rules.
         """
-        return self._coarse(program, base_bytes, frozenset(), keeps_order, learnt)
+        return self._priced(program, base_bytes, frozenset(), keeps_order, learnt)
 
-    def body(self, nest: Nest, program: Program, *, keeps_order: bool) -> Coarse:
+    def body(self, nest: Nest, program: Program, *, keeps_order: bool) -> PricedProgram:
         """The problem of a program that is, or takes the place of, a body of an eqn."""
         pricer = replace(self, scale=1.0) if nest.kind == "shard_map" else self
         base_bytes = 0
         if nest.kind == "scan":
             slices = program.arguments[nest.constants + nest.carries :]
             base_bytes = int(self.scale * sum(program.value_bytes[v] for v in slices))
-        coarse = pricer._coarse(program, base_bytes, _own_results(nest, program), keeps_order)
-        return replace(coarse, keeps_order=keeps_order and not is_small(coarse))
+        priced = pricer._priced(program, base_bytes, _own_results(nest, program), keeps_order)
+        return replace(priced, keeps_order=keeps_order and not is_small(priced))
 
     def planned(self, nest: Nest) -> tuple[PlannedBody, ...]:
         """The bodies of an eqn, as problems with schedules."""
@@ -91,29 +91,29 @@ class Pricer:
         )
 
     def _totals(self, body: PlannedBody) -> tuple[int, float, int]:
-        coarse = body.coarse
-        flops = sum(coarse.flops[coarse.eqn_of_node[node]] for node in body.order)
-        emitted = emitted_order(segments(coarse, body.order))
-        timeline = simulate(coarse.problem, emitted)
-        return flops, body_seconds(body), max(timeline.peak_bytes, coarse.problem.base_bytes)
+        priced = body.priced
+        flops = sum(priced.flops[priced.eqn_of_node[node]] for node in body.order)
+        emitted = emitted_order(segments(priced, body.order))
+        timeline = simulate(priced.problem, emitted)
+        return flops, body_seconds(body), max(timeline.peak_bytes, priced.problem.base_bytes)
 
     def _body(self, nest: Nest, body: Body) -> PlannedBody:
         key = id(body.program)
         if key not in self._known:
-            coarse = self.body(nest, body.program, keeps_order=body.keeps_order)
-            self._known[key] = body.program, coarse
-        coarse = self._known[key][1]
-        order = coarse.problem.identity if body.order is None else body.order
-        return PlannedBody(coarse, order)
+            priced = self.body(nest, body.program, keeps_order=body.keeps_order)
+            self._known[key] = body.program, priced
+        priced = self._known[key][1]
+        order = priced.problem.identity if body.order is None else body.order
+        return PlannedBody(priced, order)
 
-    def _coarse(
+    def _priced(
         self,
         program: Program,
         base_bytes: int,
         own_results: frozenset[int],
         keeps_order: bool,
         learnt: Learnt = NOTHING,
-    ) -> Coarse:
+    ) -> PricedProgram:
         graph = liveness(program, learnt)
         nests = {i: eqn.nest for i, eqn in enumerate(program.eqns) if eqn.nest is not None}
         bodies = {i: self.planned(nest) for i, nest in nests.items()}
@@ -136,34 +136,34 @@ class Pricer:
 
 def body_seconds(body: PlannedBody) -> float:
     """Predicted seconds of one iteration."""
-    return sum(body.coarse.problem.nodes[node].cost for node in body.order)
+    return sum(body.priced.problem.nodes[node].cost for node in body.order)
 
 
-def is_small(coarse: Coarse) -> bool:
+def is_small(priced: PricedProgram) -> bool:
     """Whether a body's eqns run faster side by side, and what they hold does not matter."""
-    written = sum(coarse.problem.value_bytes)
-    workspace = sum(node.workspace_bytes for node in coarse.problem.nodes)
-    most_flops = max((coarse.flops[eqn] for eqn in coarse.eqn_of_node), default=0)
+    written = sum(priced.problem.value_bytes)
+    workspace = sum(node.workspace_bytes for node in priced.problem.nodes)
+    most_flops = max((priced.flops[eqn] for eqn in priced.eqn_of_node), default=0)
     return written + workspace <= SMALL_BODY_BYTES and most_flops <= SMALL_EQN_FLOPS
 
 
-def seconds_in_small_loops(coarse: Coarse) -> float:
+def seconds_in_small_loops(priced: PricedProgram) -> float:
     """Predicted seconds of a program that are spent in small bodies of loops."""
     total = 0.0
-    for index, bodies in coarse.bodies.items():
-        nest = coarse.graph.program.eqns[index].nest
+    for index, bodies in priced.bodies.items():
+        nest = priced.graph.program.eqns[index].nest
         if nest is None or not nest.repeats:
             continue
         for body in bodies:
-            small = is_small(body.coarse)
-            seconds = body_seconds(body) if small else seconds_in_small_loops(body.coarse)
+            small = is_small(body.priced)
+            seconds = body_seconds(body) if small else seconds_in_small_loops(body.priced)
             total += nest.length * seconds
     return total
 
 
-def is_mostly_small_loops(coarse: Coarse) -> bool:
+def is_mostly_small_loops(priced: PricedProgram) -> bool:
     """Whether small bodies of loops take most of a program's predicted seconds."""
-    return 2 * seconds_in_small_loops(coarse) > coarse.problem.total_cost
+    return 2 * seconds_in_small_loops(priced) > priced.problem.total_cost
 
 
 def _own_results(nest: Nest, program: Program) -> frozenset[int]:

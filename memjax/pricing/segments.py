@@ -1,6 +1,6 @@
 """Cut a schedule into segments, and find what holds XLA to it.
 
-In: a `Coarse` problem and a schedule. Out: `Segment`s, each with what goes through the
+In: a `PricedProgram` and a schedule. Out: `Segment`s, each with what goes through the
 `optimization_barrier` before it; and the *fences*, positions of the schedule that have a barrier
 though nothing runs again there. Where fences stand depends on bytes, so a plan says it: what it
 makes is the same when less, or more, is known of the bytes.
@@ -26,7 +26,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from memjax.planning.simulate import Timeline, simulate
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 
 FENCE_FROM = 0.8
 """Fences stand where at least this part of the peak is held. A guess."""
@@ -51,26 +51,26 @@ class Segment:
 
 
 def segments(
-    coarse: Coarse, order: Sequence[int], fences: Collection[int] | None = None
+    priced: PricedProgram, order: Sequence[int], fences: Collection[int] | None = None
 ) -> tuple[Segment, ...]:
     """Cut a schedule into segments and find what goes through the barrier of each.
 
-    Updates of donated arguments move behind the next barrier, see `_settle`; all else keeps
-    its place.
+    Updates of donated arguments move behind the next barrier (`_behind_barriers`); all else
+    keeps its place.
 
     Args:
-        coarse: the problem.
+        priced: the problem.
         order: nodes in the order they run.
         fences: positions in it; None for those of `fences_of`.
     """
-    if _is_untouched(coarse, order):
+    if _is_untouched(priced, order):
         return (Segment(tuple(order), recomputed=False),)
-    fences = fences_of(coarse, order) if fences is None else fences
-    return _with_barriers(coarse, _settle(coarse, _parts(coarse, order, fences)))
+    fences = fences_of(priced, order) if fences is None else fences
+    return _with_barriers(priced, _behind_barriers(priced, _parts(priced, order, fences)))
 
 
-def _is_untouched(coarse: Coarse, order: Sequence[int]) -> bool:
-    return not coarse.keeps_order and tuple(order) == coarse.problem.identity
+def _is_untouched(priced: PricedProgram, order: Sequence[int]) -> bool:
+    return not priced.keeps_order and tuple(order) == priced.problem.identity
 
 
 def emitted_order(parts: Sequence[Segment]) -> tuple[int, ...]:
@@ -79,10 +79,10 @@ def emitted_order(parts: Sequence[Segment]) -> tuple[int, ...]:
 
 
 def emitted_timeline(
-    coarse: Coarse, order: Sequence[int], fences: Collection[int] | None = None
+    priced: PricedProgram, order: Sequence[int], fences: Collection[int] | None = None
 ) -> Timeline:
     """What a schedule holds as it is carried out."""
-    return simulate(coarse.problem, emitted_order(segments(coarse, order, fences)))
+    return simulate(priced.problem, emitted_order(segments(priced, order, fences)))
 
 
 @dataclass
@@ -92,7 +92,7 @@ class _Part:
     fenced: bool
 
 
-def _parts(coarse: Coarse, order: Sequence[int], fences: Collection[int]) -> list[_Part]:
+def _parts(priced: PricedProgram, order: Sequence[int], fences: Collection[int]) -> list[_Part]:
     """Recomputations have a barrier always, first runs at fences."""
     seen: set[int] = set()
     parts: list[_Part] = []
@@ -106,7 +106,7 @@ def _parts(coarse: Coarse, order: Sequence[int], fences: Collection[int]) -> lis
     return parts
 
 
-def _settle(coarse: Coarse, parts: Sequence[_Part]) -> list[_Part]:
+def _behind_barriers(priced: PricedProgram, parts: Sequence[_Part]) -> list[_Part]:
     """Move the updates of donated arguments behind the next barrier.
 
     An update may take its argument's buffer only if XLA can prove that everybody else has
@@ -118,10 +118,10 @@ def _settle(coarse: Coarse, parts: Sequence[_Part]) -> list[_Part]:
     waiting: list[int] = []
     for part in parts:
         arrived = waiting if part.fenced else []
-        staying = [n for n in part.nodes if n not in coarse.updates]
-        leaving = [n for n in part.nodes if n in coarse.updates]
+        staying = [n for n in part.nodes if n not in priced.updates]
+        leaving = [n for n in part.nodes if n in priced.updates]
         waiting = leaving if part.fenced else waiting + leaving
-        if arrived and staying and _is_loop(coarse, staying[0]):
+        if arrived and staying and _is_loop(priced, staying[0]):
             settled.append(_Part(arrived, recomputed=False, fenced=True))
             arrived = []
         settled.append(_Part(arrived + staying, part.recomputed, part.fenced))
@@ -130,8 +130,8 @@ def _settle(coarse: Coarse, parts: Sequence[_Part]) -> list[_Part]:
     return settled
 
 
-def _with_barriers(coarse: Coarse, parts: Sequence[_Part]) -> tuple[Segment, ...]:
-    last_read = _last_reads(coarse, [n for part in parts for n in part.nodes])
+def _with_barriers(priced: PricedProgram, parts: Sequence[_Part]) -> tuple[Segment, ...]:
+    last_read = _last_reads(priced, [n for part in parts for n in part.nodes])
     newest: dict[int, int] = {}
     fresh: list[int] = []
     result = []
@@ -143,18 +143,18 @@ def _with_barriers(coarse: Coarse, parts: Sequence[_Part]) -> tuple[Segment, ...
             end = next((i for i, p in enumerate(later) if p.fenced), len(later))
             behind = [n for p in (part, *later[:end]) for n in p.nodes]
             triggers = (v for v in fresh if last_read.get((v, newest[v]), -1) >= position)
-            barrier = tuple(dict.fromkeys((*triggers, *_external_reads(coarse, behind))))
+            barrier = tuple(dict.fromkeys((*triggers, *_external_reads(priced, behind))))
             fresh = []
         for node in part.nodes:
-            for value in coarse.problem.nodes[node].outputs:
-                fresh.append(coarse.value_of[value])
-                newest[coarse.value_of[value]] = position
+            for value in priced.problem.nodes[node].outputs:
+                fresh.append(priced.value_of[value])
+                newest[priced.value_of[value]] = position
             position += 1
         result.append(Segment(tuple(part.nodes), part.recomputed, barrier))
     return tuple(result)
 
 
-def fences_of(coarse: Coarse, order: Sequence[int]) -> tuple[int, ...]:
+def fences_of(priced: PricedProgram, order: Sequence[int]) -> tuple[int, ...]:
     """Positions where order matters that no recomputation enforces, in order.
 
     1. Near the peak, where something large is written after something large died: without a
@@ -162,9 +162,9 @@ def fences_of(coarse: Coarse, order: Sequence[int]) -> tuple[int, ...]:
        nothing needs before the end), and hold both.
     2. Where updates of many bytes wait for a barrier to settle behind, or any wait before a loop.
     """
-    if _is_untouched(coarse, order):
+    if _is_untouched(priced, order):
         return ()
-    problem = coarse.problem
+    problem = priced.problem
     timeline = simulate(problem, order)
     dynamic_peak = timeline.peak_bytes - problem.base_bytes
     dies = [0] * (len(order) + 1)
@@ -174,47 +174,47 @@ def fences_of(coarse: Coarse, order: Sequence[int]) -> tuple[int, ...]:
     fences = []
     for position, node in enumerate(order):
         died += dies[position]
-        if node in coarse.updates:
-            waiting += coarse.updates[node]
+        if node in priced.updates:
+            waiting += priced.updates[node]
         written = sum(problem.value_bytes[v] for v in problem.nodes[node].outputs)
         near_peak = timeline.bytes_at[position] - problem.base_bytes >= FENCE_FROM * dynamic_peak
         step = FENCE_STEP * dynamic_peak
-        before_loop = waiting > 0 and _is_loop(coarse, node)
+        before_loop = waiting > 0 and _is_loop(priced, node)
         if (near_peak and min(died, written) >= step) or waiting >= 4 * step or before_loop:
             fences.append(position)
             died = waiting = 0
-        if not _is_loop(coarse, node):
+        if not _is_loop(priced, node):
             died += problem.nodes[node].workspace_bytes
     return tuple(fences)
 
 
-def _is_loop(coarse: Coarse, node: int) -> bool:
-    nest = coarse.graph.program.eqns[coarse.eqn_of_node[node]].nest
+def _is_loop(priced: PricedProgram, node: int) -> bool:
+    nest = priced.graph.program.eqns[priced.eqn_of_node[node]].nest
     return nest is not None and nest.repeats
 
 
-def _last_reads(coarse: Coarse, order: Sequence[int]) -> dict[tuple[int, int], int]:
+def _last_reads(priced: PricedProgram, order: Sequence[int]) -> dict[tuple[int, int], int]:
     """Last position that reads each copy, by (program value, position that wrote it)."""
     last: dict[tuple[int, int], int] = {}
     newest: dict[int, int] = {}
     for position, index in enumerate(order):
-        node = coarse.problem.nodes[index]
+        node = priced.problem.nodes[index]
         for value in node.inputs:
-            last[coarse.value_of[value], newest[coarse.value_of[value]]] = position
+            last[priced.value_of[value], newest[priced.value_of[value]]] = position
         for value in node.outputs:
-            newest[coarse.value_of[value]] = position
-    for value in coarse.problem.outputs:
-        last[coarse.value_of[value], newest[coarse.value_of[value]]] = len(order)
+            newest[priced.value_of[value]] = position
+    for value in priced.problem.outputs:
+        last[priced.value_of[value], newest[priced.value_of[value]]] = len(order)
     return last
 
 
-def _external_reads(coarse: Coarse, nodes: Sequence[int]) -> tuple[int, ...]:
+def _external_reads(priced: PricedProgram, nodes: Sequence[int]) -> tuple[int, ...]:
     """The stored values, arguments included, that nodes read and do not write themselves."""
-    graph = coarse.graph
+    graph = priced.graph
     written: set[int] = set()
     external: dict[int, None] = {}
     for node in nodes:
-        eqn = coarse.eqn_of_node[node]
+        eqn = priced.eqn_of_node[node]
         external.update(dict.fromkeys(v for v in graph.stored_reads[eqn] if v not in written))
         written.update(graph.program.eqns[eqn].outputs)
     return tuple(external)

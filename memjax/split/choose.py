@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 from memjax.pricing.segments import emitted_timeline
 from memjax.program.eqns import Program
 from memjax.split.decisions import Split, carry_out_splits
@@ -47,13 +47,13 @@ class State:
 
     Attributes:
         splits: which.
-        coarse: its problem.
+        priced: its problem.
         peak_bytes: without recomputation.
         seconds: likewise.
     """
 
     splits: tuple[Split, ...]
-    coarse: Coarse
+    priced: PricedProgram
     peak_bytes: int
     seconds: float
 
@@ -67,8 +67,8 @@ class Splitter:
         price: the problem of a program that took its place.
     """
 
-    plain: Coarse
-    price: Callable[[Program, bool], Coarse]
+    plain: PricedProgram
+    price: Callable[[Program, bool], PricedProgram]
     _states: dict[tuple[Split, ...], State] = field(default_factory=dict)
     _groups: dict[tuple[Split, ...], list[Group]] = field(default_factory=dict)
 
@@ -98,15 +98,15 @@ class Splitter:
     def state(self, splits: tuple[Split, ...]) -> State:
         """The program with some regions split."""
         if splits not in self._states:
-            coarse = self.plain
+            priced = self.plain
             if splits:
                 base = self.state(splits[:-1] if splits[:-1] in self._states else ())
-                program = base.coarse.graph.program
+                program = base.priced.graph.program
                 program = carry_out_splits(program, splits[len(base.splits) :])
-                coarse = self.price(program, True)
-            timeline = emitted_timeline(coarse, coarse.problem.identity)
-            peak_bytes = max(timeline.peak_bytes, coarse.problem.base_bytes)
-            self._states[splits] = State(splits, coarse, peak_bytes, timeline.cost)
+                priced = self.price(program, True)
+            timeline = emitted_timeline(priced, priced.problem.identity)
+            peak_bytes = max(timeline.peak_bytes, priced.problem.base_bytes)
+            self._states[splits] = State(splits, priced, peak_bytes, timeline.cost)
         return self._states[splits]
 
     def with_group(self, state: State, group: Group, chunks: int) -> State:
@@ -133,17 +133,17 @@ class Splitter:
             best = half
         return best
 
-    def beside(self, state: State, coarse: Coarse, order: Sequence[int]) -> State | None:
+    def beside(self, state: State, priced: PricedProgram, order: Sequence[int]) -> State | None:
         """A state with one more narrow region split, where a plan of it holds most.
 
         Args:
             state: what the plan is for.
-            coarse: its problem, with whatever the plan decides about loops.
+            priced: its problem, with whatever the plan decides about loops.
             order: the plan's schedule.
         """
-        program = state.coarse.graph.program
-        peak_bytes = emitted_timeline(coarse, order).peak_bytes
-        held = [v for v in held_at_peak(coarse, order) if v < len(program.avals)]
+        program = state.priced.graph.program
+        peak_bytes = emitted_timeline(priced, order).peak_bytes
+        held = [v for v in held_at_peak(priced, order) if v < len(program.avals)]
         widest = max((program.value_bytes[v] for v in held), default=0)
         held = [v for v in held if WIDE_PART * program.value_bytes[v] >= widest]
         group = next(groups(program, held, (False,)), None)
@@ -155,9 +155,9 @@ class Splitter:
     def groups(self, state: State) -> list[Group]:
         """The ways of splitting what a state holds at its peak that promise most."""
         if state.splits not in self._groups:
-            coarse, least = state.coarse, WORTH * state.peak_bytes
-            held = held_at_peak(coarse, coarse.problem.identity)
-            found = islice(groups(coarse.graph.program, held, (False, True)), MAX_GROUPS)
+            priced, least = state.priced, WORTH * state.peak_bytes
+            held = held_at_peak(priced, priced.problem.identity)
+            found = islice(groups(priced.graph.program, held, (False, True)), MAX_GROUPS)
             self._groups[state.splits] = [g for g in found if g.saved_bytes >= least]
         return self._groups[state.splits]
 

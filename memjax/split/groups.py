@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from memjax.pricing.coarsen import Coarse
+from memjax.pricing.coarsen import PricedProgram
 from memjax.pricing.segments import emitted_timeline
 from memjax.program.eqns import Program
 from memjax.split.decisions import Split
@@ -124,13 +124,13 @@ def _saved_bytes(region: Region, held: Sequence[int]) -> int:
     )
 
 
-def held_at_peak(coarse: Coarse, order: Sequence[int]) -> list[int]:
+def held_at_peak(priced: PricedProgram, order: Sequence[int]) -> list[int]:
     """The program's values that a schedule holds at its peak, widest first."""
-    timeline = emitted_timeline(coarse, order)
+    timeline = emitted_timeline(priced, order)
     if not timeline.bytes_at:
         return []
-    held = [coarse.value_of[v] for v in timeline.holders(timeline.peak_position)]
-    return sorted(held, key=lambda v: (-coarse.graph.program.value_bytes[v], v))
+    held = [priced.value_of[v] for v in timeline.holders(timeline.peak_position)]
+    return sorted(held, key=lambda v: (-priced.graph.program.value_bytes[v], v))
 
 
 def _kinds(program: Program, held: Sequence[int]) -> dict[tuple[str, str], list[int]]:

@@ -142,7 +142,7 @@ class _Locator:
     def eqns(self) -> dict[Path, list[int]]:
         """Eqns by their tags."""
         found: dict[Path, list[int]] = {}
-        for index, eqn in enumerate(self.ledger.coarse.graph.program.eqns):
+        for index, eqn in enumerate(self.ledger.priced.graph.program.eqns):
             found.setdefault(eqn.path, []).append(index)
         return found
 
@@ -150,7 +150,7 @@ class _Locator:
     def scopes(self) -> dict[str, list[Origin]]:
         """Origins of the eqns by their name stacks."""
         found: dict[str, list[Origin]] = {}
-        program = self.ledger.coarse.graph.program
+        program = self.ledger.priced.graph.program
         for eqn, origin in zip(program.eqns, self.ledger.origins, strict=True):
             found.setdefault(plain_name(str(eqn.name_stack)), []).append(origin)
         return found
@@ -158,7 +158,7 @@ class _Locator:
     @cached_property
     def arguments(self) -> tuple[Origin, ...]:
         """Origins of the flat arguments."""
-        return argument_origins(self.ledger.coarse.graph.program, self.ledger.origins)
+        return argument_origins(self.ledger.priced.graph.program, self.ledger.origins)
 
     @cached_property
     def names(self) -> Names:
@@ -182,7 +182,7 @@ class _Locator:
         return Holder(held.bytes, what, origin.line, plain_name(name), module, phase)
 
     def _of_argument(self, held: HeldBuffer, index: int, name: str) -> Holder:
-        program = self.ledger.coarse.graph.program
+        program = self.ledger.priced.graph.program
         own = program.argument_names[index] if index < len(program.argument_names) else name
         origin = self.arguments[index] if index < len(self.arguments) else None
         root = re.split(r"\[(?=['\"])", own, maxsplit=1)[0]

@@ -20,7 +20,7 @@ from memjax.loops.residuals import Cut, JointBody, cuts, joint_body, near_cuts
 from memjax.loops.transform import transform
 from memjax.pricing import cost
 from memjax.pricing.backends import BACKENDS
-from memjax.pricing.nests import look_inside
+from memjax.pricing.nests import with_bodies
 from memjax.pricing.price import Pricer
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
@@ -49,7 +49,7 @@ def gated(weights: Any, x: Any) -> Any:
 
 def traced(loss: Callable[..., Any], length: int = 8) -> Program:
     args = jax.ShapeDtypeStruct((length, 8, 8), jnp.float32), jax.ShapeDtypeStruct((64, 8), "f4")
-    return look_inside(prepare(trace(jax.grad(loss, (0, 1)), args)))
+    return with_bodies(prepare(trace(jax.grad(loss, (0, 1)), args)))
 
 
 def joint_of(loss: Callable[..., Any]) -> tuple[JointBody, tuple[float, ...]]:
@@ -139,10 +139,10 @@ def test_variants_cost_more_and_hold_less(loss: Callable[..., Any]) -> None:
     assert any(v.plan and v.plan.chunks for v in found)
     assert found[0].plan is None
     assert all(a.seconds <= b.seconds for a, b in itertools.pairwise(found[1:]))
-    step_seconds = PRICER.coarse(program).problem.total_cost
+    step_seconds = PRICER.priced(program).problem.total_cost
     for variant in found[1:]:
         assert variant.plan is not None
-        changed = PRICER.coarse(transform(program, [variant.plan]), keeps_order=True)
+        changed = PRICER.priced(transform(program, [variant.plan]), keeps_order=True)
         added = changed.problem.total_cost - step_seconds
         assert variant.seconds <= added + BOUND_SLACK * step_seconds
     assert all(v.least_bytes <= v.bytes for v in found)

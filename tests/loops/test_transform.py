@@ -22,7 +22,7 @@ from memjax.planning.planners import Planner, get_planner
 from memjax.planning.problem import Problem, Solution
 from memjax.pricing import cost
 from memjax.pricing.backends import BACKENDS
-from memjax.pricing.nests import look_inside
+from memjax.pricing.nests import with_bodies
 from memjax.pricing.price import Pricer
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
@@ -34,18 +34,18 @@ ROWS, WIDTH = 2, 3
 
 
 def program_of(step: Callable[..., Any], *args: Any) -> Program:
-    return look_inside(prepare(trace(step, args)))
+    return with_bodies(prepare(trace(step, args)))
 
 
 def run(program: Program, *args: Any) -> list[np.ndarray]:
-    coarse = PRICER.coarse(program, keeps_order=True)
+    priced = PRICER.priced(program, keeps_order=True)
     flat = jax.tree_util.tree_leaves(args)
-    return [np.asarray(r) for r in jax.jit(rewrite(coarse, coarse.problem.identity))(*flat)]
+    return [np.asarray(r) for r in jax.jit(rewrite(priced, priced.problem.identity))(*flat)]
 
 
 def kept_sets(pair: Pair) -> list[tuple[int, ...]]:
     joint = joint_body(pair)
-    inner = PRICER.coarse(joint.program).inner
+    inner = PRICER.priced(joint.program).inner
     seconds = cost.node_seconds(joint.graph, PRICER.rates, inner)
     return [cut.kept for cut in cuts(joint, seconds)]
 
@@ -137,10 +137,10 @@ def test_random_bodies_planned_as_tight_as_they_go(
     program = program_of(step, *args)
     assume(find_pairs(program))
     chooser = Chooser(PRICER, get_planner("auto").quick())
-    choice = chooser.choose(program, 0, lambda p, k: PRICER.coarse(p, keeps_order=k))
+    choice = chooser.choose(program, 0, lambda p, k: PRICER.priced(p, keeps_order=k))
     assert choice.decisions.loops
     flat = jax.tree_util.tree_leaves(args)
-    got = jax.jit(rewrite(choice.coarse, choice.solution.order))(*flat)
+    got = jax.jit(rewrite(choice.priced, choice.solution.order))(*flat)
     expected = jax.tree_util.tree_leaves(jax.jit(step)(*args))
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5)
@@ -173,7 +173,7 @@ def test_no_body_is_planned_twice_for_the_same_target() -> None:
     planner = Recording([])
     chooser = Chooser(PRICER, planner)
     for target_bytes in (0, 10_000, 0, 10_000):
-        chooser.choose(program, target_bytes, lambda p, k: PRICER.coarse(p, keeps_order=k))
+        chooser.choose(program, target_bytes, lambda p, k: PRICER.priced(p, keeps_order=k))
     assert planner.asked
     assert len(planner.asked) == len(set(planner.asked))
 

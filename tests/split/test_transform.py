@@ -31,8 +31,8 @@ def program_of(step: Callable[..., Any], args: Sequence[Any]) -> Program:
 
 
 def run(program: Program, args: Sequence[Any]) -> list[Any]:
-    coarse = PRICER.coarse(program, keeps_order=True)
-    return rewrite(coarse, coarse.problem.identity)(*jax.tree.leaves(args))
+    priced = PRICER.priced(program, keeps_order=True)
+    return rewrite(priced, priced.problem.identity)(*jax.tree.leaves(args))
 
 
 def regions(program: Program, *, most: int = 4) -> list[Region]:
