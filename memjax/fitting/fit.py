@@ -238,30 +238,36 @@ def _without_donation(loop: Loop, attempt: Attempt) -> float:
 
 
 def _tightest_plans(loop: Loop, budget_bytes: int) -> Iterator[tuple[Plan, str]]:
-    """The plan with the lowest prediction, and one that is a little looser."""
-    plan = _tightest(loop, budget_bytes)
+    """The plan with the lowest prediction, and one that is a little looser: the one that was the
+    tightest before, or else one that is planned for it.
+    """
+    *before, plan = _ever_tighter(loop, budget_bytes)
     yield plan, "the tightest plan"
+    if before:
+        yield before[-1], "the tightest but one"
+        return
     percent = 100 + LOOSER_PERCENT
     looser, met = loop.solve(budget_bytes, plan.predicted_bytes * percent // 100, patient=False)
     if met:
         yield looser, f"{LOOSER_PERCENT} % looser than the tightest"
 
 
-def _tightest(loop: Loop, budget_bytes: int) -> Plan:
-    """The plan with the lowest prediction: a search that aims at 0 bytes may stop above what
+def _ever_tighter(loop: Loop, budget_bytes: int) -> list[Plan]:
+    """Plans down to the lowest prediction: a search that aims at 0 bytes may stop above what
     one reaches that aims between its outcome and what no plan at this order can go below.
     """
-    best, _ = loop.solve(budget_bytes, 0, patient=False)
+    found = [loop.solve(budget_bytes, 0, patient=False)[0]]
     for _ in range(AIMS):
-        if best.predicted_bytes <= NEAR_BOUND * loop.bound_bytes:
+        best_bytes = found[-1].predicted_bytes
+        if best_bytes <= NEAR_BOUND * loop.bound_bytes:
             break
-        halfway_bytes = (best.predicted_bytes + loop.bound_bytes) // 2
-        aim_bytes = max(halfway_bytes, int(LOWEST_AIM * best.predicted_bytes))
+        halfway_bytes = (best_bytes + loop.bound_bytes) // 2
+        aim_bytes = max(halfway_bytes, int(LOWEST_AIM * best_bytes))
         lower, _ = loop.solve(budget_bytes, aim_bytes, patient=False)
-        if lower.predicted_bytes >= best.predicted_bytes:
+        if lower.predicted_bytes >= best_bytes:
             break
-        best = lower
-    return best
+        found.append(lower)
+    return found
 
 
 def find_floor(loop: Loop) -> Fitted:
