@@ -54,6 +54,7 @@ class Loop(Planning):
         super().__post_init__()
         self.attempts: list[Attempt] = []
         self.steps: list[CompiledStep | None] = []
+        self.looked_at: list[Attempt] = []
 
     @cached_property
     def schedules(self) -> tuple[bool, ...]:

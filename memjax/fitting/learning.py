@@ -30,13 +30,16 @@ LEARN_FROM = 0.03
 
 
 def learn_from(loop: Loop, attempt: Attempt) -> bool:
-    """Take from a compiled program what it shows.
+    """Take from a compiled program what it shows; once, as later ones know better.
 
     Returns:
         whether anything was learnt, so that plans will be other ones.
     """
     if loop.target.backend.scheduler_options and not attempt.for_memory:
         return False
+    if any(attempt is known for known in loop.looked_at):
+        return False
+    loop.looked_at.append(attempt)
     off_bytes = abs(_predicted(loop, attempt, loop.learnt) - attempt.total_bytes)
     if off_bytes <= LEARN_FROM * attempt.total_bytes or not attempt.donates:
         return False
