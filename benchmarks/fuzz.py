@@ -31,11 +31,15 @@ from benchmarks.random_layers import Dice
 from benchmarks.random_schedules import randomly_planned
 from benchmarks.random_steps import RandomStep, Recipe, build, draw_step
 from benchmarks.record import write_csv
+from memjax.planning.planners import Planner
 
 SCHEDULES = "random schedules"
 CHECKS = (*promises.CHECKS, SCHEDULES)
 LAYERS = 4
 """At the most, unless told otherwise: then plain compiles in about a second."""
+FULLY_PLANNED = 4
+"""One program in so many is planned by the default planner, the others by a short one: a third of
+the time of a program is the planner's."""
 KEPT_PROGRAMS = 8
 """After so many programs, what was compiled is let go."""
 SIMPLEST = {
@@ -50,9 +54,14 @@ def drawn_step(seed: int, number: int, layers: int = LAYERS) -> RandomStep:
     return draw_step(Dice(1_000_003 * seed + number), layers)
 
 
+def planner_of(number: int) -> str | Planner:
+    """By which planner a program is planned."""
+    return promises.SHORT if number % FULLY_PLANNED else "auto"
+
+
 def random_schedules(drawn: RandomStep, count: int = 2) -> str | None:
     """Whether random decisions change what a step does."""
-    subject = promises.Subject(drawn)
+    subject = promises.Subject(drawn, promises.SHORT)
     wanted, _ = subject.plain
     for number in range(count):
         step = randomly_planned(Dice(number), subject.budgeted(1), drawn.arguments())
@@ -68,16 +77,19 @@ def kind_of(text: str) -> str:
     return ":".join(head[:2]) if head[0] == "crash" else head[0]
 
 
-def checked(drawn: RandomStep, checks: Sequence[str] = CHECKS) -> dict[str, Any]:
+def checked(
+    drawn: RandomStep, checks: Sequence[str] = CHECKS, planner: str | Planner = "auto"
+) -> dict[str, Any]:
     """The failures of a step, by check, and what was measured."""
     with compiled_once():
-        return _checked(drawn, checks)
+        return _checked(drawn, checks, planner)
 
 
-def _checked(drawn: RandomStep, checks: Sequence[str]) -> dict[str, Any]:
+def _checked(drawn: RandomStep, checks: Sequence[str], planner: str | Planner) -> dict[str, Any]:
     start = time.perf_counter()
+    promised = [c for c in checks if c in promises.CHECKS]
     try:
-        found, subject = promises.failures(drawn, [c for c in checks if c in promises.CHECKS])
+        found, subject = promises.failures(drawn, promised, planner=planner)
     except Exception as error:  # noqa: BLE001  plain JAX cannot run it: a fault of the generator
         return {"recipe": str(drawn.recipe), "failures": {"plain": f"crash: {error}"[:300]}}
     try:
@@ -218,7 +230,7 @@ def main(
             continue
         code = provenance.code_digest("benchmarks.fuzz")
         rows.append({"seed": seed, "layers": layers, "number": number, "code": code})
-        rows[-1] |= checked(drawn_step(seed, number, layers), checks)
+        rows[-1] |= checked(drawn_step(seed, number, layers), checks, planner_of(number))
         print(line(rows[-1]), flush=True)
         if out:
             with out.open("a", encoding="utf-8") as file:

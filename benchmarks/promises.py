@@ -36,10 +36,13 @@ import memjax
 from benchmarks.random_layers import calls
 from benchmarks.random_steps import RandomStep
 from memjax.fitting.budgeted import loop_for
+from memjax.planning.planners import AutoPlanner, Planner
 
 QUICK = {"xla_backend_optimization_level": 0}
 """A third less time to compile, and the same buffers: XLA's own passes run all the same."""
 KEEPS_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+SHORT = AutoPlanner(work=3_000, rounds=1, starts=1)
+"""A planner that takes a tenth of the default one's time."""
 SMALL = 1e-3
 """Where a result's largest element is below this, differences are relative to this: what is
 zero but for rounding has no digits."""
@@ -131,11 +134,13 @@ class Subject:
 
     Attributes:
         drawn: the step.
+        planner: what holds has to hold whatever a planner finds.
         shares: of `plain_bytes`, budgets of which nothing is known.
         between: a share of the way from the floor to `plain_bytes`.
     """
 
     drawn: RandomStep
+    planner: str | Planner = "auto"
     shares: Sequence[float] = (0.9, 0.6)
     between: float = 0.5
     options: dict[str, Any] = field(default_factory=lambda: dict(QUICK))
@@ -144,8 +149,12 @@ class Subject:
 
     def budgeted(self, budget: int) -> memjax.BudgetedStep:
         """The step under a budget."""
-        settings = {"donate": self.drawn.recipe.donate, "compiler_options": self.options}
-        return memjax.memory_budget(budget, **settings)(self.drawn.step)
+        return memjax.memory_budget(
+            budget,
+            donate=self.drawn.recipe.donate,
+            compiler_options=self.options,
+            planner=self.planner,
+        )(self.drawn.step)
 
     @cached_property
     def plain(self) -> tuple[Outcome, int]:
@@ -312,10 +321,10 @@ CHECKS: dict[str, Callable[[Subject], str | None]] = {
 
 
 def failures(
-    drawn: RandomStep, checks: Sequence[str] = tuple(CHECKS), **budgets: Any
+    drawn: RandomStep, checks: Sequence[str] = tuple(CHECKS), **settings: Any
 ) -> tuple[dict[str, str], Subject]:
     """The checks that a step fails, with a text for each, and what was measured."""
-    subject, found = Subject(drawn, **budgets), {}
+    subject, found = Subject(drawn, **settings), {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Some donated buffers were not usable")
         _ = subject.plain  # a step that plain cannot run is no step

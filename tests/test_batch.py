@@ -45,11 +45,12 @@ def fits(size, budget):
 
 def test_it_is_what_compiling_every_size_finds():
     """The planner's search is short here, so that its luck differs from size to size: predictions
-    alone stop at 58 with jax 0.10.2, where 69 fit.
+    alone stop at 58 with jax 0.10.2, where 69 fit. Sizes below may be refused if they are planned
+    alone.
     """
     found = memjax.max_batch(arguments, STEP, 60 * KIB, planner=QUICK, points=1)
-    sizes = range(found.size - 3, found.size + 5)
-    assert [size for size in sizes if fits(size, 60 * KIB)] == list(sizes[:4])
+    sizes = range(found.size, found.size + 5)
+    assert [size for size in sizes if fits(size, 60 * KIB)] == [found.size]
     assert found.refused[0].size == found.size + 1
     assert found.refused[0].judged == "compiled"
     assert found.refused[0].bytes > 60 * KIB >= found.report.compiled.total_bytes

@@ -16,7 +16,7 @@ from benchmarks import fuzz, promises, record
 from benchmarks.random_layers import Dice
 from benchmarks.random_steps import RandomStep, draw_step
 
-LAYERS = 3
+LAYERS = 2
 SOME = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
 )
@@ -57,7 +57,7 @@ def test_random_decisions_change_nothing(drawn):
 @given(steps())
 def test_budgets_that_plain_fits(drawn):
     with jax.enable_x64(True):
-        found, _ = promises.failures(drawn, ("at plain", "above plain"))
+        found, _ = promises.failures(drawn, ("at plain", "above plain"), planner=promises.SHORT)
     assert not found
 
 
@@ -65,7 +65,8 @@ def test_budgets_that_plain_fits(drawn):
 @given(steps(), st.floats(0.5, 0.95))
 def test_budgets_below_plain(drawn, share):
     with jax.enable_x64(True):
-        found, _ = promises.failures(drawn, ("blind", "stated as budget"), shares=(share,))
+        checks = "blind", "stated as budget"
+        found, _ = promises.failures(drawn, checks, planner=promises.SHORT, shares=(share,))
     assert not found
 
 
@@ -119,7 +120,7 @@ def test_programs_are_not_run_twice(monkeypatch, tmp_path):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     ran = []
 
-    def checked(drawn: RandomStep, checks: Any) -> dict[str, Any]:
+    def checked(drawn: RandomStep, *_: Any) -> dict[str, Any]:
         ran.append(drawn)
         return {"recipe": "r", "failures": {"floor": "floor: 3 above 2"} if len(ran) == 2 else {}}
 

@@ -42,7 +42,7 @@ def can_compile_for(name):
 
 
 WIDTH, ROWS = 256, 2**16  # 64 MiB an activation: too much for the VMEM of a TPU
-WEIGHTS = [shape(WIDTH, WIDTH)] * 8
+WEIGHTS = [shape(WIDTH, WIDTH)] * 6
 BATCH = shape(ROWS, WIDTH)
 
 
