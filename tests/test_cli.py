@@ -447,7 +447,7 @@ def test_progress_is_shown_on_a_terminal_alone():
     import pty
 
     ours, theirs = pty.openpty()
-    arguments = command("max-batch", *ON_STEP, "--budget", "150KiB", "--points", "1")
+    arguments = command("max-batch", *ON_STEP, "--budget", "150KiB", "--multiple-of", "32")
     environment = {**os.environ, "TERM": "xterm"}
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment

@@ -16,6 +16,8 @@ from memjax.program.eqns import Program
 
 AS_IT_IS = "as it is"
 """The purpose of compiling the program that `jax.jit` would."""
+GIVEN = "the given plan"
+"""The purpose of compiling a plan that was made elsewhere."""
 NOT_COMPILED = Measured(Footprint(0, 0, 0, 0), 0.0, 0.0, {})
 """What is known of an attempt before it is made."""
 

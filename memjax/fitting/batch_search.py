@@ -204,8 +204,15 @@ class Search:
 
     def _ratio(self, near: int) -> float:
         """Compiled over predicted bytes at the compiled size nearest to one."""
-        attempt = self.least[min(self.least, key=lambda i: (abs(i - near), i))]
-        return attempt.total_bytes / max(1, attempt.plan.predicted_bytes)
+        return self._off(min(self.least, key=lambda i: (abs(i - near), i)))
+
+    def _off(self, index: int) -> float:
+        """Compiled over predicted bytes at a compiled size. What its programs showed is not known
+        of other sizes, so the prediction is that by the rules.
+        """
+        attempt = self.least[index]
+        by_rules = moved(self.probe.loop(index), attempt.plan, self.probe.limit_bytes)
+        return attempt.total_bytes / max(1, (by_rules or attempt.plan).predicted_bytes)
 
     def _corrected(self, index: int) -> int:
         """The fewest bytes that a plan compiled at another size takes at this one, by
@@ -223,8 +230,7 @@ class Search:
         for place, attempt in self.least.items():
             plan = moved(loop, attempt.plan, self.probe.limit_bytes)
             if plan is not None:
-                ratio = attempt.total_bytes / max(1, attempt.plan.predicted_bytes)
-                found.append((int(ratio * plan.predicted_bytes), place, plan))
+                found.append((int(self._off(place) * plan.predicted_bytes), place, plan))
         return found
 
     def _fit(self, index: int) -> None:

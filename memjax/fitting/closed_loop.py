@@ -24,7 +24,7 @@ from memjax.emit.compile import (
 from memjax.emit.fingerprint import fingerprint
 from memjax.emit.plan import Plan, schedule_of_plan
 from memjax.emit.rewrite import rewrite
-from memjax.fitting.attempts import AS_IT_IS, NOT_COMPILED, Attempt, Fitted
+from memjax.fitting.attempts import AS_IT_IS, GIVEN, NOT_COMPILED, Attempt, Fitted
 from memjax.fitting.plans import Planning
 from memjax.fitting.stated import Footing, Stated
 from memjax.planning.simulate import InvalidPlan
@@ -154,8 +154,11 @@ class Loop(Planning):
         return None
 
     def compilations(self, *, for_memory: bool) -> int:
-        """How many programs were compiled with a schedule; untouched ones count for memory."""
-        return sum((a.for_memory or a.purpose == AS_IT_IS) == for_memory for a in self.attempts)
+        """How many programs were compiled with a schedule; untouched ones count for memory, and
+        plans that were given do not.
+        """
+        own = [a for a in self.attempts if a.purpose != GIVEN]
+        return sum((a.for_memory or a.purpose == AS_IT_IS) == for_memory for a in own)
 
     def result(self, chosen: Attempt) -> Fitted:
         """What the loop hands on; programs of other attempts are let go."""

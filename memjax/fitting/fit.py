@@ -28,7 +28,7 @@ from dataclasses import replace
 
 from memjax.emit.compile import OutOfMemory, keeps_barriers
 from memjax.emit.plan import Plan
-from memjax.fitting.attempts import AS_IT_IS, Attempt, BudgetInfeasible, Fitted
+from memjax.fitting.attempts import AS_IT_IS, GIVEN, Attempt, BudgetInfeasible, Fitted
 from memjax.fitting.closed_loop import Loop
 from memjax.fitting.learning import learn_from, unexplained_bytes
 from memjax.fitting.stated import Footing
@@ -99,7 +99,7 @@ def _at_once(loop: Loop, budget_bytes: int, given: Plan | None) -> Iterator[Atte
     """What is compiled before anything is planned."""
     if given is not None:
         for for_memory in loop.schedules:
-            yield loop.compile_given(given, "the given plan", for_memory=for_memory)
+            yield loop.compile_given(given, GIVEN, for_memory=for_memory)
     near = NEAR_FACTOR * budget_bytes
     if (
         loop.eqns <= QUICK_EQNS

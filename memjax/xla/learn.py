@@ -15,7 +15,7 @@ Definitions
    its buffers are gone: XLA computes it where it is read. It is *stored* if its eqn never runs
    behind the position that writes it. All others are between the two, and the rules decide.
 
-What lies unused between XLA's buffers at its peak is shared out among all of them.
+What lies unused between XLA's buffers at its peak is no part of them: another plan packs otherwise.
 
 Not handled: values of loops' bodies, and eqns with several results. Rules go on to hold for these.
 """
@@ -97,22 +97,14 @@ def learn(
         for v, index in eqns.items()
         if v not in held or (_is_elementwise(program, index) and last_run[v] >= _end(held[v]))
     }
-    stretch = _stretch(reading)
     return Learnt(
         stored=frozenset(v for v in eqns if v in held and last_run[v] <= _begin(held[v])),
         free=frozenset(gone - program.result_values),
-        bytes={v: int(stretch * _bytes(held[v], reading.held.position)) for v in eqns if v in held},
-        workspace={v: int(stretch * _most(beside.get(i, ()))) for v, i in eqns.items()},
+        bytes={v: _bytes(held[v], reading.held.position) for v in eqns if v in held},
+        workspace={v: _most(beside.get(i, ())) for v, i in eqns.items()},
         over=_written_over(held),
         base_bytes=base_bytes,
     )
-
-
-def _stretch(reading: Reading) -> float:
-    """What XLA takes for each byte of its temporaries that is in use at the peak."""
-    held = reading.held
-    used = sum(b.bytes for b in held.buffers if b.role == "temporary")
-    return (used + held.fragmentation_bytes) / used if used else 1.0
 
 
 def _share_out(held: dict[int, list[Found]], eqns: dict[int, int], program: Program) -> None:
