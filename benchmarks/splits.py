@@ -241,8 +241,8 @@ def measure(name: str) -> dict[str, Any]:
     step, arguments = situation.step, situation.arguments
     expected = jax.jit(step)(*arguments)
     whole = memjax.floor(memjax.memory_budget(1, split=False)(step), *arguments)
-    found = memjax.floor(memjax.memory_budget(1, split="auto")(step), *arguments)
-    planned = memjax.memory_budget(found.bytes, split="auto")(step)
+    found = memjax.floor(memjax.memory_budget(1)(step), *arguments)
+    planned = memjax.memory_budget(found.bytes)(step)
     given = found.report.donations
     donate = tuple(n for n in range(len(arguments)) if n == 0 and any(d.donated for d in given))
     by_hand = compiled_bytes(situation.by_hand, arguments, donate)

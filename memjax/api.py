@@ -48,7 +48,7 @@ def memory_budget(
     compiler_options: dict[str, Any] | None = None,
     plan: Plan | None = None,
     plan_cache: str | Path | None = None,
-    split: str | bool = False,
+    split: str | bool = "auto",
 ) -> Callable[[Callable[..., Any]], BudgetedStep]:
     """Fit a step into a memory budget, in place of `jax.jit`.
 
@@ -79,8 +79,7 @@ def memory_budget(
         plan_cache: a folder in which plans are kept between processes; off by default. A file
             in it that is damaged, or a folder that cannot be written, is a warning.
         split: `"auto"` lets plans run wide regions in chunks along an axis of their values
-            (see `memjax.split`), where that is better than recomputation alone; `False`, as yet
-            the default, never.
+            (see `memjax.split`), where that is better than recomputation alone; `False` never.
 
     Returns:
         A decorator; what it makes is called like the step itself. It has `.plan`, `.report`,

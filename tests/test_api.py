@@ -46,7 +46,9 @@ def plain_bytes(step: Any, *args: Any, donate: tuple[int, ...] = (0,)) -> int:
 
 @pytest.fixture(scope="module")
 def tight() -> memjax.BudgetedStep:
-    return memjax.memory_budget(int(0.6 * plain_bytes(mlp_step, init(), batch())))(mlp_step)
+    """Recomputation alone: a split of the batch would meet the budget with none."""
+    budget = int(0.6 * plain_bytes(mlp_step, init(), batch()))
+    return memjax.memory_budget(budget, split=False)(mlp_step)
 
 
 def test_budget_is_met_by_the_compiled_program(tight: memjax.BudgetedStep) -> None:
@@ -378,6 +380,8 @@ def test_without_a_decorator() -> None:
     assert floor.bytes < 0.7 * analysis.peak_bytes
     assert not any(w.is_deleted() for w in weights)
     plan = memjax.plan(mlp_step, weights, x, budget=floor.bytes)
-    assert plan.recomputations
+    assert plan.splits
+    whole = memjax.memory_budget(1, split=False)(mlp_step)
+    assert memjax.floor(whole, weights, x).bytes > floor.bytes
     with pytest.raises(memjax.BudgetInfeasible):
         memjax.plan(mlp_step, weights, x, budget=floor.bytes // 2)

@@ -455,7 +455,7 @@ def test_progress_is_shown_on_a_terminal_alone():
         os.close(theirs)
         shown = read_all(ours)
         printed = process.stdout.read()
-    assert "size 1: " in shown
+    assert "size 32: " in shown
     assert "\x1b[" not in printed
     assert "is the largest size" in printed
 

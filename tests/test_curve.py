@@ -15,7 +15,15 @@ X = jax.ShapeDtypeStruct((512, 32), jnp.float32)
 
 @pytest.fixture(scope="module")
 def frontier() -> memjax.Frontier:
-    return memjax.frontier(step, WEIGHTS, X, points=5, verify=True)
+    whole = memjax.memory_budget(1, split=False)(step)
+    return memjax.frontier(whole, WEIGHTS, X, points=5, verify=True)
+
+
+def test_with_splits_it_reaches_further(frontier: memjax.Frontier) -> None:
+    split = memjax.frontier(step, WEIGHTS, X, points=5)
+    assert split.points[-1].budget_bytes < frontier.points[-1].budget_bytes
+    assert any(point.plan.splits for point in split.points)
+    assert all(point.plan.bound_overhead is None for point in split.points if point.plan.splits)
 
 
 def test_a_smaller_budget_never_costs_less(frontier: memjax.Frontier) -> None:

@@ -81,7 +81,7 @@ def plain():
 @cache
 def budgeted():
     budget = int(0.6 * memjax.footprint(plain()).total_bytes)
-    return memjax.memory_budget(budget, planner=QUICK)(step)
+    return memjax.memory_budget(budget, planner=QUICK, split=False)(step)
 
 
 def test_the_budget_is_met_by_the_compiled_program():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from memjax.emit.plan import Plan
 from memjax.fitting.closed_loop import Loop
+from memjax.fitting.plans import Found
 from memjax.helpers import looks
 from memjax.planning.planners import frontier as solve_all
 
@@ -94,18 +95,27 @@ def make_frontier(loop: Loop, budgets: Sequence[int], *, verify: bool) -> Fronti
     return Frontier(loop.prepared.graph.program.name, tuple(points), loop.device)
 
 
-def _plans(loop: Loop, budgets: Sequence[int]) -> list[tuple[Plan, bool]]:
+def _plans(loop: Loop, budgets: Sequence[int]) -> list[Found]:
     """A plan for each budget, from the largest to the smallest."""
-    if not loop.prepared.bodies:
+    if loop.prepared.bodies:
+        found = [loop.solve(budget, budget) for budget in budgets]
+    else:
         solutions = solve_all(loop.prepared.problem, budgets, loop.patient)
-        return [
-            (loop.make_plan(loop.prepared, s, b), s.met)
+        found = [
+            loop.or_split(b, b, (loop.make_plan(loop.prepared, s, b), s.met))
             for s, b in zip(solutions, budgets, strict=True)
         ]
-    found: list[tuple[Plan, bool]] = []
-    for budget in reversed(budgets):
-        plan, met = loop.solve(budget, budget)
-        if found and found[-1][1] and met and found[-1][0].overhead < plan.overhead:
-            plan = replace(found[-1][0], budget_bytes=budget)  # a smaller budget's is cheaper
-        found.append((plan, met))
-    return found[::-1]
+    return _monotone(budgets, found)
+
+
+def _monotone(budgets: Sequence[int], found: Sequence[Found]) -> list[Found]:
+    """The plan of a smaller budget where it is cheaper; what is proven of a budget stays."""
+    cheapest: list[Found] = []
+    for budget, (plan, met) in zip(reversed(budgets), reversed(found), strict=True):
+        if cheapest and cheapest[-1][1]:
+            smaller = cheapest[-1][0]
+            if not met or smaller.overhead < plan.overhead:
+                bound = None if smaller.splits else plan.bound_overhead
+                plan, met = replace(smaller, budget_bytes=budget, bound_overhead=bound), True
+        cheapest.append((plan, met))
+    return cheapest[::-1]

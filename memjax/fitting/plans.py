@@ -113,8 +113,7 @@ class Planning(Problems):
         else:
             solution = planner.solve(self.prepared.problem, target_bytes)
             plan, met = self.make_plan(self.prepared, solution, budget_bytes), solution.met
-        if self.may_split and (plan.changes_anything or not met):
-            plan, met = self.with_splits(budget_bytes, target_bytes, (plan, met))
+        plan, met = self.or_split(budget_bytes, target_bytes, (plan, met))
         self.planning_seconds += time.perf_counter() - start
         return plan, met
 
@@ -126,8 +125,10 @@ class Planning(Problems):
         plan = self.make_plan(choice.priced, solution, budget_bytes, decisions)
         return self.remembered(plan, choice.priced), choice.met
 
-    def with_splits(self, budget_bytes: int, target_bytes: int, found: Found) -> Found:
+    def or_split(self, budget_bytes: int, target_bytes: int, found: Found) -> Found:
         """A plan that splits regions, where one is better than what was found without.
+
+        What meets its target as it is stays as it is.
 
         Args:
             budget_bytes: what the plan is for.
@@ -135,6 +136,8 @@ class Planning(Problems):
             found: the plan without splits, and whether it meets the target.
         """
         best = found
+        if not self.may_split or (found[1] and not found[0].changes_anything):
+            return found
         state = self.splitter.reached(target_bytes)
         if state.splits:
             best = min(best, self._with_state(budget_bytes, target_bytes, state), key=_rank)
@@ -167,7 +170,7 @@ class Planning(Problems):
     def _with_state(self, budget_bytes: int, target_bytes: int, state: State) -> Found:
         """The best plan with given splits: without further decisions if these do."""
         priced, decisions, met = state.priced, Decisions(), True
-        solution = replace(Solution.identity(priced.problem), planner="splits")
+        solution = replace(Solution.identity(priced.problem), planner="splits", bound_cost=None)
         if state.peak_bytes > target_bytes:
             choice = self.chooser.choose(priced.graph.program, target_bytes, self.coarsen)
             priced, decisions, met = choice.priced, choice.decisions, choice.met

@@ -37,7 +37,7 @@ class Settings:
     compiler_options: dict[str, Any] | None = None
     plan: Plan | None = None
     plan_cache: str | Path | None = None
-    split: str | bool = False
+    split: str | bool = "auto"
 
     @property
     def donates_as_jit(self) -> bool:

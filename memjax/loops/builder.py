@@ -165,8 +165,19 @@ class Level:
         reverse: bool,
         start: Source,
         state: Sequence[Source],
+        *,
+        in_chunks: bool = False,
     ) -> list[Ref]:
-        """A loop over the indices `[start, start + length)`; returns the last state."""
+        """A loop over the indices `[start, start + length)`; returns the last state.
+
+        Args:
+            step: builds one iteration.
+            length: how many there are.
+            reverse: whether it starts at the last index.
+            start: the first index.
+            state: what the iterations hand on.
+            in_chunks: see `Nest`.
+        """
         body = Level(self.like, [], self)
         index = body.argument(INDEX)
         arguments = [body.argument(type_of(s)) for s in state]
@@ -174,7 +185,13 @@ class Level:
         program = body.program(results)
         constants = [self.read(source) for source in body.captured]
         nest = Nest(
-            "loop", (Body(program, keeps_order=True),), length, reverse, len(constants), len(state)
+            "loop",
+            (Body(program, keeps_order=True),),
+            length,
+            reverse,
+            len(constants),
+            len(state),
+            in_chunks,
         )
         outputs = tuple(self.value(type_of(s)) for s in state)
         inputs = (self.read(start), *(self.read(s) for s in state), *constants)

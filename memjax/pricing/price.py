@@ -74,7 +74,8 @@ class Pricer:
             slices = program.arguments[nest.constants + nest.carries :]
             base_bytes = int(self.scale * sum(program.value_bytes[v] for v in slices))
         priced = pricer._priced(program, base_bytes, _own_results(nest, program), keeps_order)
-        return replace(priced, keeps_order=keeps_order and not is_small(priced))
+        left_to_xla = is_small(priced) and not nest.in_chunks
+        return replace(priced, keeps_order=keeps_order and not left_to_xla)
 
     def planned(self, nest: Nest) -> tuple[PlannedBody, ...]:
         """The bodies of an eqn, as problems with schedules."""

@@ -194,6 +194,7 @@ class Nest:
         reverse: whether a loop starts at its last index.
         constants: operands of a loop or scan that each iteration reads whole.
         carries: its operands that are handed from iteration to iteration.
+        in_chunks: whether its iterations are the chunks of what was no loop before.
     """
 
     kind: str
@@ -202,6 +203,7 @@ class Nest:
     reverse: bool = False
     constants: int = 0
     carries: int = 0
+    in_chunks: bool = False
 
     @property
     def carry_places(self) -> range:

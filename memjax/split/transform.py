@@ -75,7 +75,7 @@ class _PhaseLoop:
             start = body.affine(index, self.size, ZERO)
             return _Chunk(self, level, body, start, self.size).run(list(state))
 
-        filled: list[Source] = list(level.loop(step, count, False, ZERO, state))
+        filled: list[Source] = list(level.loop(step, count, False, ZERO, state, in_chunks=True))
         if left:
             start = Constant(np.int32(count * self.size))
             filled = _Chunk(self, level, level, start, left).run(filled)
