@@ -34,8 +34,9 @@ from memjax.fitting.learning import learn_from, unexplained_bytes
 from memjax.fitting.stated import Footing
 from memjax.helpers.budget import format_bytes
 from memjax.planning.simulate import InvalidPlan, simulate
+from memjax.pricing.residents import device_bytes
 from memjax.xla.copies import copies_at_the_ends
-from memjax.xla.held import fragmentation_bytes
+from memjax.xla.held import fragmentation_bytes, sized_like
 
 MAX_COMPILATIONS = 4
 MAX_OWN_SCHEDULES = 2
@@ -227,13 +228,17 @@ def _without_donation(loop: Loop, attempt: Attempt) -> float:
     """Bytes that a program may hold if nothing is given up, at the least.
 
     XLA copies an argument that is given up where it cannot prove that its update comes after
-    all other reads, and packs all else anew: at best without what lies unused in between.
+    all other reads, and packs all else anew: at best without what lies unused in between. What a
+    result is made of step by step, as gradients are summed in a loop, takes the result's buffer
+    only if that is not an argument's.
     """
     step = loop.steps[loop.attempts.index(attempt)]
     if step is None:
         return math.inf
     held = attempt.measured.footprint
     needless_bytes = copies_at_the_ends(step.compiled) + fragmentation_bytes(step.compiled)
+    given_up = (loop.target.arguments[index] for index in loop.target.donated)
+    needless_bytes += sized_like(step.compiled, map(device_bytes, given_up))
     return held.total_bytes + held.alias_bytes - needless_bytes
 
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
+from memjax import _compat
 from memjax.program.donation import Donation
 from memjax.program.eqns import Program
 
@@ -56,6 +59,11 @@ def resident_bytes(
 ) -> int:
     """Bytes on one device for the whole step."""
     return sum(r.bytes for r in residents(program, arguments, donations))
+
+
+def device_bytes(struct: jax.ShapeDtypeStruct) -> int:
+    """What an argument takes on one device."""
+    return _per_device(_compat.aval_bytes(struct), struct)
 
 
 def _per_device(count: int, struct: object) -> int:

@@ -15,6 +15,7 @@ Definitions
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,6 +155,17 @@ def fragmentation_bytes(compiled: jax.stages.Compiled) -> float:
     """
     reading = reading_of(compiled)
     return math.inf if reading is None else reading.held.fragmentation_bytes
+
+
+def sized_like(compiled: jax.stages.Compiled, sizes: Iterable[int]) -> int:
+    """Bytes of the temporaries at a program's peak that are as large as one of some buffers, each
+    of which stands for one of them at the most; 0 where that cannot be known.
+    """
+    reading = reading_of(compiled)
+    if reading is None:
+        return 0
+    held = Counter(b.bytes for b in reading.held.buffers if b.role == "temporary")
+    return sum(size * count for size, count in (held & Counter(sizes)).items())
 
 
 def _instructions(assignment: Any, flow: Flow) -> dict[int, Any]:

@@ -153,7 +153,7 @@ def test_random_steps(names, rows, chunks):
         check(train_step(names), arguments(rows), chunks, most=2)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(names=st.lists(st.sampled_from(sorted(OPS)), min_size=1, max_size=4))
 def test_members_act_along_the_axis(names):
     with jax.enable_x64(True):
