@@ -79,3 +79,17 @@ def test_where_bytes_fall_the_successor_is_over(counts, limit):
     else:
         assert counts[found] <= limit
         assert found == len(counts) - 1 or counts[found + 1] > limit
+
+
+@pytest.mark.parametrize("rough", [0.0, 0.05, 0.3])
+def test_a_rough_answer_is_not_too_large_and_little_too_small(rough):
+    exact = largest_within(lambda size: size**2, 777_777, 1, 2**20)
+    found = largest_within(lambda size: size**2, 777_777, 1, 2**20, rough=rough)
+    assert found <= exact <= found * (1 + rough) + 1
+
+
+def test_a_rough_answer_takes_fewer_guesses():
+    asked = {0.0: [], 0.1: []}
+    for rough, sizes in asked.items():
+        largest_within(lambda i, s=sizes: s.append(i) or i**2, 777_777, 1, 2**20, rough=rough)
+    assert len(asked[0.1]) < len(asked[0.0])

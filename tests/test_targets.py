@@ -251,7 +251,7 @@ def test_a_step_is_planned_for_a_device_that_is_not_attached(name):
     step = memjax.memory_budget(budget, device=name)(train_step)
     report = step.report(WEIGHTS, BATCH)
     assert report.compiled.total_bytes <= budget
-    assert report.recomputed_flops > 0
+    assert report.plan.changes_anything
     where = f"{ALL[name].title}, not attached"
     assert as_it_is.device == report.device == where
     assert f"device             {where}" in str(report)

@@ -44,6 +44,9 @@ MAX_HELPED = 4
 """After so many sizes that do not fit, predictions are given up and the bracket is halved."""
 REACH = 16
 """Luck is looked for up to one part in so many above the answer."""
+ROUGH = 1 / 16
+"""The first guess may be too small by this part of it, as each size on the way is planned anew;
+what it compiles to says more than finer guesses would."""
 DOUBT = 1.1
 """The size next to the answer is compiled up to this much predicted over the budget."""
 NEAR = 1.1
@@ -160,7 +163,7 @@ class Search:
 
     def _first_guess(self) -> int:
         limit, tightest = self.probe.limit_bytes, self.probe.tightest_bytes
-        return largest_within(tightest, limit, 0, self._last) or 0
+        return largest_within(tightest, limit, 0, self._last, rough=ROUGH) or 0
 
     def _next(self) -> int | None:
         """The index to compile next; None where the search is over."""

@@ -22,6 +22,9 @@ from memjax.split.choose import Splitter, State
 NEAR_MISS = 4 / 3
 """More work is worth it for a plan that misses its target by up to this factor; a guess."""
 MAX_TURNS = 3
+MOST_OF_THE_WAY = 0.5
+"""Where recomputation meets a target, splits that go this part of the way to it are planned
+further; a guess. (Those of a Flax LSTM go 0.15 of it, and would take 20 times as long to plan.)"""
 WORTH_A_TURN = 0.97
 """Splits and the planner take so many turns at the most, and while each takes the peak down to
 this part; guesses."""
@@ -135,16 +138,20 @@ class Planning(Problems):
             target_bytes: what the planner is asked for.
             found: the plan without splits, and whether it meets the target.
         """
-        best = found
-        if not self.may_split or (found[1] and not found[0].changes_anything):
+        plan, met = best = found
+        if not self.may_split or (met and not plan.changes_anything):
             return found
         state = self.splitter.reached(target_bytes)
-        if state.splits:
+        plain_bytes = self.splitter.state(()).peak_bytes
+        far_bytes = (1 - MOST_OF_THE_WAY) * plain_bytes + MOST_OF_THE_WAY * target_bytes
+        if state.splits and (not met or state.peak_bytes <= far_bytes):
             best = min(best, self._with_state(budget_bytes, target_bytes, state), key=_rank)
         if not best[1] and self.narrow_states:
             low = (s for s, lowest_bytes in self.narrow_states if lowest_bytes <= target_bytes)
             state = next(low, self.narrow_states[-1][0])
-            best = min(best, self._with_state(budget_bytes, target_bytes, state), key=_rank)
+            narrow = self._with_state(budget_bytes, target_bytes, state)
+            if narrow[1] or narrow[0].predicted_bytes <= WORTH_A_TURN * best[0].predicted_bytes:
+                best = narrow
         return best
 
     @cached_property

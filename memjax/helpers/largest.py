@@ -19,6 +19,7 @@ def largest_within(
     low: int,
     high: int,
     known: Mapping[int, int] | None = None,
+    rough: float = 0.0,
 ) -> int | None:
     """The largest `i` of `low … high` with `bytes_at(i) <= limit_bytes`.
 
@@ -32,6 +33,7 @@ def largest_within(
         low: the smallest integer.
         high: the largest, included.
         known: bytes of some integers from `low` to `high`, from an earlier search.
+        rough: the answer may be too small by this part of it.
 
     Returns:
         The largest integer within the limit; None where not even `low` is. Where `bytes_at`
@@ -44,7 +46,7 @@ def largest_within(
     over = min((i for i in known if known[i] > limit_bytes), default=high + 1)
     fits = max(i for i in known if i < over)
     middle = False
-    while over - fits > 1:
+    while over - fits > 1 + int(rough * fits):
         before = over - fits
         guess = (fits + over) // 2 if middle else _on_the_line(known, limit_bytes, fits, over)
         known[guess] = bytes_at(guess)

@@ -15,6 +15,7 @@ Definitions
 from __future__ import annotations
 
 import math
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -130,8 +131,20 @@ class Reading:
         return held_at_peak(self.assignment, self.flow, self.temp_bytes)
 
 
+_read: list[tuple[weakref.ref[jax.stages.Compiled], Reading | None]] = []
+"""The program that was read last, since much is asked of one before the next."""
+
+
 def reading_of(compiled: jax.stages.Compiled) -> Reading | None:
     """Read a compiled program; None where the backend does not show it, or without protobuf."""
+    last = _read[0] if _read else None
+    if last is None or last[0]() is not compiled:
+        last = weakref.ref(compiled), _read_anew(compiled)
+        _read[:] = [last]
+    return last[1]
+
+
+def _read_anew(compiled: jax.stages.Compiled) -> Reading | None:
     messages = _compat.compiled_messages(compiled)
     if messages is None:
         return None
