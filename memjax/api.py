@@ -245,7 +245,8 @@ def max_batch(
     """The largest batch size with which a step fits into a budget.
 
     Any integer will do in place of a batch size: tokens, width, layers, the exponent of a power
-    of two.
+    of two. Wide regions stay whole unless the settings have `split="auto"`: in chunks of the
+    batch nearly every batch fits, and takes longer.
 
     Args:
         make_arguments: takes a size, and returns the step's arguments as a tuple (or the one
@@ -283,9 +284,9 @@ def _budgeted(
 ) -> BudgetedStep:
     """The step under the budget, with its own settings where it is decorated already."""
     if not isinstance(step, BudgetedStep):
-        return memory_budget(budget, **settings)(step)
+        return memory_budget(budget, **{"split": False, **settings})(step)
     if settings:
         raise ValueError(
             f"{step!r} has its own settings; take {', '.join(sorted(settings))} to its decorator"
         )
-    return step.changed(budget=budget)
+    return step.changed(budget=budget, split=False)

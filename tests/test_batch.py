@@ -37,7 +37,8 @@ def found():
 
 def fits(size, budget):
     try:
-        memjax.memory_budget(budget, planner=QUICK)(STEP).report(*shapes_of(arguments, size))
+        step = memjax.memory_budget(budget, planner=QUICK, split=False)(STEP)
+        step.report(*shapes_of(arguments, size))
     except memjax.BudgetInfeasible:
         return False
     return True
@@ -67,12 +68,21 @@ def test_the_answer_is_verified_and_one_more_does_not_fit(found):
         assert report.compiled.total_bytes <= 150 * KIB
     beyond = shapes_of(arguments, found.size + 1)
     with pytest.raises(memjax.BudgetInfeasible):
-        memjax.plan(STEP, *beyond, budget=150 * KIB, planner=QUICK)
+        memjax.plan(STEP, *beyond, budget=150 * KIB, planner=QUICK, split=False)
 
 
 def test_recomputation_makes_room_for_more_than_the_plain_step_has(found):
     plain = max(point.size for point in found.points if point.plain_bytes <= 150 * KIB)
     assert found.size > plain
+
+
+def test_chunks_are_asked_for():
+    """In chunks of the batch nearly any size fits."""
+    one = {"at_least": 4096, "at_most": 4096, "planner": QUICK, "points": 1}
+    split = memjax.max_batch(arguments, STEP, "1500kB", split="auto", **one)
+    assert split.report.plan.splits
+    with pytest.raises(memjax.BudgetInfeasible, match="not even size 4096"):
+        memjax.max_batch(arguments, STEP, "1500kB", **one)
 
 
 def test_the_curve_rises(found):
