@@ -42,8 +42,8 @@ class Drawn:
 
 
 @st.composite
-def steps(draw: Any) -> RandomStep:
-    return draw_step(Drawn(draw), LAYERS)
+def steps(draw: Any, layers: int = LAYERS) -> RandomStep:
+    return draw_step(Drawn(draw), layers)
 
 
 @settings(SOME, max_examples=30)
@@ -54,7 +54,7 @@ def test_random_decisions_change_nothing(drawn):
 
 
 @settings(SOME, max_examples=20)
-@given(steps())
+@given(steps(layers=1))
 def test_budgets_that_plain_fits(drawn):
     with jax.enable_x64(True):
         found, _ = promises.failures(drawn, ("at plain", "above plain"), planner=promises.SHORT)
@@ -62,7 +62,7 @@ def test_budgets_that_plain_fits(drawn):
 
 
 @settings(SOME, max_examples=10)
-@given(steps(), st.floats(0.5, 0.95))
+@given(steps(layers=1), st.floats(0.5, 0.95))
 def test_budgets_below_plain(drawn, share):
     with jax.enable_x64(True):
         checks = "blind", "stated as budget"

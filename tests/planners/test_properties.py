@@ -36,7 +36,7 @@ graphs = pytest.importorskip("graphs")
 QUICK = AutoPlanner(work=1_500, rounds=1, tries=0, turns=0)
 QUICK_FREE = ReorderPlanner(moves=30, starts=1, turns=1)
 MANY = settings(
-    max_examples=1_500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=700, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 SOME = settings(
     max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
