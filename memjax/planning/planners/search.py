@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memjax.planning.planners.chains import Chain
+from memjax.planning.planners.gaps import Gaps
 from memjax.planning.planners.incremental import Schedule
 
 Run = tuple[int, int]
@@ -67,47 +68,7 @@ class Search:
         self.plain = schedule.problem.total_cost
         self.weight = 2 * self.plain / max(1, budget_bytes)
         self._may_run = [node.recomputable for node in schedule.problem.nodes]
-        self._collect_gaps()
-
-    def _collect_gaps(self) -> None:
-        """Idle gaps of the plain schedule as arrays: node, stages at either end, bytes, cost."""
-        problem = self.schedule.problem
-        kept = set(problem.outputs)
-        gaps: list[tuple[int, int, int, int]] = []
-        for index, node in enumerate(problem.nodes):
-            if not node.recomputable:
-                continue
-            for value in node.outputs:
-                before = index
-                for reader in problem.consumers[value]:
-                    if reader > before + 1:
-                        gaps.append((index, before, reader, problem.value_bytes[value]))
-                    before = reader
-                if value in kept and len(problem.nodes) - 1 > before + 1:
-                    size = problem.value_bytes[value]
-                    gaps.append((index, before, len(problem.nodes) - 1, size))
-        table = np.array(gaps, np.int64).reshape(-1, 4)
-        self._node, self._from, self._to = (table[:, i].copy() for i in range(3))
-        self._bytes = table[:, 3].astype(float)
-        costs = np.array(self.schedule.costs, float)
-        self._cost = costs[self._node] + 1e-9 * max(1e-30, self.plain)
-        self._collect_reads(gaps)
-
-    def _collect_reads(self, gaps: Sequence[tuple[int, int, int, int]]) -> None:
-        """What a recomputation at the end of each gap reads: bytes, and the last read before.
-
-        Arrays of shape (gaps, most inputs); where there is no input, of no bytes.
-        """
-        consumers, ins = self.schedule.problem.consumers, self.schedule.ins
-        most = max((len(ins[gap[0]]) for gap in gaps), default=0)
-        sizes, since = np.zeros((2, len(gaps), most), np.int64)
-        for index, (node, _, to, _) in enumerate(gaps):
-            for place, (value, size, producer) in enumerate(ins[node]):
-                readers = consumers[value]
-                last = bisect_right(readers, to)
-                sizes[index, place] = size
-                since[index, place] = readers[last - 1] if last else producer
-        self._read_bytes, self._read_since = sizes.astype(float), since
+        self.gaps = Gaps.of(schedule)
 
     def excess(self) -> float:
         """Bytes above the budget, summed over stages."""
@@ -237,23 +198,23 @@ class Search:
         self, stage: int, sums: NDArray[np.int64], counts: NDArray[np.int64], noise: float
     ) -> list[tuple[float, Run]]:
         """The best few idle gaps of the plain schedule, with cost over excess saved."""
-        within = len(self.schedule.stages[stage]) > 1
-        spans = (self._from < stage) & (self._to >= stage if within else self._to > stage)
+        gaps, within = self.gaps, len(self.schedule.stages[stage]) > 1
+        spans = (gaps.since < stage) & (gaps.until >= stage if within else gaps.until > stage)
         index = np.flatnonzero(spans)
-        low, high = self._from[index] + 1, self._to[index]
+        low, high = gaps.since[index] + 1, gaps.until[index]
         spanned = np.maximum(counts[high] - counts[low], 1)
         most = np.maximum(sums[high] - sums[low], sums[stage + 1] - sums[stage])
-        saved = np.minimum(self._bytes[index] * spanned, most)
-        longer = counts[high][:, None] - counts[self._read_since[index] + 1]
-        held = (np.maximum(longer, 0) * self._read_bytes[index]).sum(axis=1)
+        saved = np.minimum(gaps.bytes[index] * spanned, most)
+        longer = counts[high][:, None] - counts[gaps.read_since[index] + 1]
+        held = (np.maximum(longer, 0) * gaps.read_bytes[index]).sum(axis=1)
         saved = np.maximum(saved - held, LEAST * saved)
-        ranks = self._cost[index] / np.maximum(saved, 1e-9)
+        ranks = gaps.cost[index] / np.maximum(saved, 1e-9)
         if noise:
             ranks = ranks * np.exp(noise * self.noise.standard_normal(len(index)))
         ranked: list[tuple[float, Run]] = []
         for place in np.argsort(ranks, kind="stable")[: 2 * MOST].tolist():
             gap = index[place]
-            run = int(self._to[gap]), int(self._node[gap])
+            run = int(gaps.until[gap]), int(gaps.node[gap])
             if run[1] not in self.schedule.stages[run[0]]:
                 ranked.append((float(ranks[place]), run))
         return ranked
