@@ -20,8 +20,12 @@ nox.options.error_on_missing_interpreters = True
 
 OLDEST = ("3.11", "jax==0.10.2")
 """The lower end: the newest jax for the oldest Python."""
-TESTED_ONCE = ("--ignore=tests/planners", "--ignore=tests/test_benchmarks.py")
-"""Planners know nothing of JAX, and benchmarks are run by hand: one end will do for their tests."""
+TESTED_ONCE = tuple(
+    f"--ignore=tests/{name}"
+    for name in ("planners", "test_benchmarks.py", "test_cli_demo.py", "test_figures.py")
+)
+"""Planners know nothing of JAX, benchmarks are run by hand, and the demo and figures show what is
+tested elsewhere: one end will do for their tests."""
 NEWEST_FIRST = ("3.15", "3.14", "3.13", "3.12")
 COMPILED_ONCE = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
