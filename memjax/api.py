@@ -245,8 +245,8 @@ def max_batch(
     """The largest batch size with which a step fits into a budget.
 
     Any integer will do in place of a batch size: tokens, width, layers, the exponent of a power
-    of two. Wide regions stay whole unless the settings have `split="auto"`: in chunks of the
-    batch nearly every batch fits, and takes longer.
+    of two. Wide regions stay whole, also of a decorated step, unless `split="auto"` is among the
+    settings: in chunks of the batch nearly every batch fits, and takes longer.
 
     Args:
         make_arguments: takes a size, and returns the step's arguments as a tuple (or the one

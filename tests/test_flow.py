@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from memjax.xla.flow import Names, behind
 from memjax.xla.held import reading_of
@@ -27,13 +28,13 @@ def compute(x, y, flag):
     return picked @ x, total
 
 
-def reading():
+@pytest.fixture(scope="module")
+def names():
     types = shape(64, 64), shape(64, 64), jax.ShapeDtypeStruct((), jnp.int32)
-    return reading_of(jax.jit(compute).lower(*types).compile())
+    return Names.of(reading_of(jax.jit(compute).lower(*types).compile()).module)
 
 
-def test_parts_are_parts_of_what_they_are_said_to_be_of():
-    names = Names.of(reading().module)
+def test_parts_are_parts_of_what_they_are_said_to_be_of(names):
     conditionals = [i for i in names.instructions.values() if i.opcode == "conditional"]
     assert conditionals
     for instruction in names.instructions.values():
@@ -45,8 +46,7 @@ def test_parts_are_parts_of_what_they_are_said_to_be_of():
                     shape = shape.tuple_shapes[number]
 
 
-def test_a_branch_gets_the_operand_of_its_own():
-    names = Names.of(reading().module)
+def test_a_branch_gets_the_operand_of_its_own(names):
     seen = 0
     for conditional in (i for i in names.instructions.values() if i.opcode == "conditional"):
         for number, called in enumerate(conditional.called_computation_ids):
@@ -58,8 +58,7 @@ def test_a_branch_gets_the_operand_of_its_own():
     assert seen >= 3
 
 
-def test_a_loop_is_made_of_what_its_body_returns_first():
-    names = Names.of(reading().module)
+def test_a_loop_is_made_of_what_its_body_returns_first(names):
     loops = [i for i in names.instructions.values() if i.opcode == "while"]
     assert loops
     for loop in loops:

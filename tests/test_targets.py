@@ -248,10 +248,10 @@ PLANNED = [
 def test_a_step_is_planned_for_a_device_that_is_not_attached(name):
     as_it_is = memjax.analyze(train_step, WEIGHTS, BATCH, device=name)
     budget = as_it_is.peak_bytes * 7 // 10
-    step = memjax.memory_budget(budget, device=name)(train_step)
+    step = memjax.memory_budget(budget, device=name, split=False)(train_step)
     report = step.report(WEIGHTS, BATCH)
     assert report.compiled.total_bytes <= budget
-    assert report.plan.changes_anything
+    assert report.recomputed_flops > 0
     where = f"{ALL[name].title}, not attached"
     assert as_it_is.device == report.device == where
     assert f"device             {where}" in str(report)

@@ -134,6 +134,7 @@ class Search:
         fitted: programs within the budget, by index of their size.
         refused: what is known of sizes that are over it, by index.
         least: the compilation with the fewest bytes, by index.
+        off: its bytes over what the rules predict of it.
         compilations: made so far.
     """
 
@@ -142,6 +143,7 @@ class Search:
         self.fitted: dict[int, Fitted] = {}
         self.refused: dict[int, Refusal] = {}
         self.least: dict[int, Attempt] = {}
+        self.off: dict[int, float] = {}
         self.compilations = probe.compilations
 
     def run(self) -> tuple[int, Fitted]:
@@ -207,9 +209,9 @@ class Search:
 
     def _ratio(self, near: int) -> float:
         """Compiled over predicted bytes at the compiled size nearest to one."""
-        return self._off(min(self.least, key=lambda i: (abs(i - near), i)))
+        return self.off[min(self.least, key=lambda i: (abs(i - near), i))]
 
-    def _off(self, index: int) -> float:
+    def _how_far_off(self, index: int) -> float:
         """Compiled over predicted bytes at a compiled size. What its programs showed is not known
         of other sizes, so the prediction is that by the rules.
         """
@@ -233,7 +235,7 @@ class Search:
         for place, attempt in self.least.items():
             plan = moved(loop, attempt.plan, self.probe.limit_bytes)
             if plan is not None:
-                found.append((int(self._off(place) * plan.predicted_bytes), place, plan))
+                found.append((int(self.off[place] * plan.predicted_bytes), place, plan))
         return found
 
     def _fit(self, index: int) -> None:
@@ -259,6 +261,7 @@ class Search:
         self.compilations += len(fitted.attempts)
         attempts = [a for a in fitted.attempts if a.purpose != AS_IT_IS] or fitted.attempts
         self.least[index] = min(attempts, key=lambda a: a.total_bytes)
+        self.off[index] = self._how_far_off(index)
 
 
 def moved(loop: Loop, plan: Plan, limit_bytes: int) -> Plan | None:

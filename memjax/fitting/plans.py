@@ -21,10 +21,10 @@ from memjax.split.choose import Splitter, State
 
 NEAR_MISS = 4 / 3
 """More work is worth it for a plan that misses its target by up to this factor; a guess."""
-MAX_TURNS = 3
 MOST_OF_THE_WAY = 0.5
 """Where recomputation meets a target, splits that go this part of the way to it are planned
 further; a guess. (Those of a Flax LSTM go 0.15 of it, and would take 20 times as long to plan.)"""
+MAX_TURNS = 3
 WORTH_A_TURN = 0.97
 """Splits and the planner take so many turns at the most, and while each takes the peak down to
 this part; guesses."""
