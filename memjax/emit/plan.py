@@ -222,6 +222,7 @@ def plan_of_solution(
     plain: PricedProgram | None = None,
     learnt: Learnt = NOTHING,
     splits: tuple[Split, ...] = (),
+    fences: tuple[int, ...] | None = None,
 ) -> Plan:
     """Name a solution's decisions by the program's eqns.
 
@@ -234,6 +235,7 @@ def plan_of_solution(
         plain: the problem of the program before that; None for the same.
         learnt: what the problem goes by beside the rules.
         splits: made before the decisions about loops.
+        fences: of the schedule, where they are known; None for `fences_of` it.
 
     Raises:
         InvalidPlan: the solution is no valid schedule, or changes the order of effects.
@@ -254,7 +256,7 @@ def plan_of_solution(
         predicted_bytes=predicted_bytes,
         recomputations=_recomputations(priced, solution.order),
         first_runs=_first_runs(priced, solution.order),
-        fences=fences_of(priced, solution.order),
+        fences=fences_of(priced, solution.order) if fences is None else fences,
         overhead=overhead,
         bound_overhead=bound,
         planner=solution.planner,

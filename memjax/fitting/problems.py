@@ -21,7 +21,7 @@ from memjax.pricing.learnt import NOTHING, Learnt
 from memjax.pricing.nests import with_bodies
 from memjax.pricing.price import Pricer
 from memjax.pricing.residents import Resident, resident_bytes, residents
-from memjax.pricing.segments import emitted_timeline
+from memjax.pricing.segments import emitted_timeline, fences_of
 from memjax.program.donation import Donation
 from memjax.program.eqns import Program
 from memjax.program.prepare import prepare
@@ -145,7 +145,8 @@ class Problems:
             decisions: about the loops of `prepared`, if `priced` is what they made of it.
             splits: of its regions, made before these.
         """
-        peak_bytes = emitted_timeline(priced, solution.order).peak_bytes
+        fences = fences_of(priced, solution.order)
+        peak_bytes = emitted_timeline(priced, solution.order, fences).peak_bytes
         predicted_bytes = max(peak_bytes, priced.problem.base_bytes)
         learnt = NOTHING if priced is self.__dict__.get("as_it_is") else self.learnt
         changes = splits or (decisions and (decisions.loops or decisions.insides))
@@ -158,6 +159,7 @@ class Problems:
             self.prepared if changes else None,
             learnt,
             splits,
+            fences,
         )
 
     def remembered(self, plan: Plan, priced: PricedProgram) -> Plan:

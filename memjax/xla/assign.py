@@ -148,10 +148,8 @@ def _ones(flow: Flow, names: Names, entry: Any) -> Iterator[tuple[Points, Points
     for instruction in flow.order:
         own = flow.points(instruction.id)
         if instruction.opcode == "while":
-            for called in instruction.called_computation_ids:
-                root = names.instructions[names.computations[called].root_id]
-                if root.shape.tuple_shapes:  # not the condition
-                    yield own, flow.points(root.id)
+            for root in names.results_of(instruction):
+                yield own, flow.points(root.id)
         elif instruction.opcode == "conditional":
             yield own, own
         for output, number, inner in must_write_over(instruction, names):
